@@ -104,6 +104,16 @@ class SimulatedSO101:
         observation = self.robot.get_observation()
         return lerobot_to_rad([observation[f"{name}.pos"] for name in JOINT_NAMES])
 
+    def joint_velocities(self) -> np.ndarray:
+        """Return the joint velocities (6,) in rad/s."""
+        return self._env._get_current_qvel()
+
+    def field_of_view(self, name: str) -> float:
+        """Return the vertical field of view of a camera in rad."""
+        camera = CAMERAS[name].model_camera
+        degrees = self.model.camera(camera).fovy[0] if camera else self.model.vis.global_.fovy
+        return float(np.radians(degrees))
+
     def step(self, command: np.ndarray) -> None:
         """Send joint targets (6,) in rad and advance one control period."""
         values = rad_to_lerobot(command)

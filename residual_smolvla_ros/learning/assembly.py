@@ -1,0 +1,123 @@
+"""Join the steps and rewards of episodes, which arrive on several topics in any order."""
+
+from dataclasses import dataclass
+
+from residual_smolvla_ros.learning.rollout import Episode
+from residual_smolvla_ros.records import Record
+
+
+@dataclass(frozen=True)
+class EpisodeEnd:
+    """How an episode closed. `wanted` is false where the learner is not to have it."""
+
+    episode: int
+    last_stamp: int
+    steps: int
+    truncated: bool
+    success: bool
+    wanted: bool = True
+
+
+class EpisodeAssembler:
+    """Collect step, reward and end records, and hand out whole episodes in their order.
+
+    Records past an episode's end are left out. When partners stay missing, the episode is cut
+    before the first gap, and the state there bootstraps its return.
+    """
+
+    def __init__(self):
+        self._steps: dict[int, dict[int, Record]] = {}
+        self._rewards: dict[int, float] = {}
+        self._ends: list[EpisodeEnd] = []
+        self._closed_episode = 0
+        self._closed_stamp = 0
+
+    def add_step(self, record: Record) -> None:
+        """Take a policy/step record; a second one of the same stamp is ignored."""
+        episode = record.metadata["episode"]
+        if episode > self._closed_episode:
+            self._steps.setdefault(episode, {}).setdefault(record.metadata["stamp"], record)
+
+    def add_reward(self, record: Record) -> None:
+        """Take a reward record; a second one of the same stamp is ignored."""
+        stamp = record.metadata["stamp"]
+        if stamp > self._closed_stamp:
+            self._rewards.setdefault(stamp, float(record["reward"]))
+
+    def add_end(self, end: EpisodeEnd) -> None:
+        """Take note of an episode's end."""
+        self._ends.append(end)
+
+    @property
+    def waiting(self) -> EpisodeEnd | None:
+        """The oldest episode that has ended and still lacks records."""
+        return self._ends[0] if self._ends else None
+
+    def pop(self, late: bool = False) -> tuple[EpisodeEnd, Episode, int] | None:
+        """Return the next wanted episode and how many of its steps were lost, or None so far.
+
+        With `late` the oldest episode is taken as it is.
+        """
+        while self._ends:
+            end = self._ends[0]
+            if end.wanted and not late and not self._complete(end):
+                return None
+            self._ends.pop(0)
+            built = self._build(end) if end.wanted else None
+            self._forget(end)
+            if built:
+                return end, *built
+        return None
+
+    def _complete(self, end: EpisodeEnd) -> bool:
+        stamps = self._played(end)
+        if len(stamps) != end.steps or any(stamp not in self._rewards for stamp in stamps):
+            return False
+        return not end.truncated or self._following(end, end.last_stamp) is not None
+
+    def _build(self, end: EpisodeEnd) -> tuple[Episode, int]:
+        records = self._steps.get(end.episode, {})
+        stamps = []
+        for tick, stamp in enumerate(self._played(end)):
+            if records[stamp].metadata["tick"] != tick or stamp not in self._rewards:
+                break
+            stamps.append(stamp)
+        cut = len(stamps) < end.steps
+        following = self._following(end, stamps[-1]) if stamps else None
+        if stamps and following is None and (cut or end.truncated):
+            # The state after the last step is unknown: that step becomes the state to bootstrap.
+            following = records[stamps.pop()]
+            cut = True
+        episode = Episode(success=end.success)
+        for stamp in stamps:
+            record = records[stamp]
+            episode.add_step(
+                self._rewards[stamp],
+                record.metadata["decision"],
+                record["features"],
+                record["residual"],
+                float(record["log_prob"]),
+                float(record["value"]),
+            )
+            episode.weights_version = record.metadata["weights_version"]
+        if stamps and (cut or end.truncated):
+            episode.final_features = following["features"]
+        return episode, end.steps - len(stamps)
+
+    def _forget(self, end: EpisodeEnd) -> None:
+        self._closed_episode, self._closed_stamp = end.episode, end.last_stamp
+        self._steps = {e: s for e, s in self._steps.items() if e > end.episode}
+        self._rewards = {s: r for s, r in self._rewards.items() if s > end.last_stamp}
+
+    def _played(self, end: EpisodeEnd) -> list[int]:
+        records = self._steps.get(end.episode, {})
+        return sorted(
+            stamp
+            for stamp, record in records.items()
+            if stamp <= end.last_stamp and not record.metadata["final"]
+        )
+
+    def _following(self, end: EpisodeEnd, stamp: int) -> Record | None:
+        records = self._steps.get(end.episode, {})
+        later = [s for s in records if s > stamp]
+        return records[min(later)] if later else None

@@ -1,0 +1,185 @@
+"""Which episode comes next: base evaluation, training with validation between, final evaluation.
+
+Seeds never overlap: demonstrations use 0 to 9,999, held-out evaluation starts at HELD_OUT_SEED,
+validation at VALIDATION_SEED, and training at TRAINING_SEED times (seed + 1).
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+HELD_OUT_SEED = 1_000_000
+VALIDATION_SEED = 2_000_000
+TRAINING_SEED = 10_000_000
+
+BASE, RESIDUAL, VALIDATION, WARMUP, TRAIN = "base", "residual", "validation", "warmup", "train"
+CLIP_BASE, CLIP_RESIDUAL = "clip_base", "clip_residual"
+TRAINING_PHASES = (WARMUP, TRAIN)
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """How one episode is to be played. `weights_version` -1 takes whatever is loaded."""
+
+    episode: int
+    phase: str
+    index: int
+    seed: int
+    max_steps: int
+    weights_version: int = -1
+    use_residual: bool = True
+    explore: bool = False
+    spectator: bool = False
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the learner takes this episode."""
+        return self.phase in TRAINING_PHASES
+
+    def to_json(self) -> str:
+        """Return the plan as JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "EpisodePlan":
+        """Read a plan from JSON; raise ValueError if it is not one."""
+        try:
+            return cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError(f"expected an episode plan, found {text!r}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode went: a line of `episodes.jsonl`."""
+
+    episode: int
+    phase: str
+    index: int
+    seed: int
+    weights_version: int
+    steps: int
+    success: bool
+    episode_return: float
+    reason: str
+    wall_s: float
+
+
+@dataclass
+class Schedule:
+    """Yields the plan of the next episode from the outcomes so far.
+
+    With `total_steps` 0 nothing is trained: base and residual are evaluated.
+    """
+
+    seed: int
+    max_steps: int
+    eval_episodes: int
+    total_steps: int = 0
+    episode_limit: int = 0
+    episodes_per_update: int = 1
+    warmup_updates: int = 0
+    validation_episodes: int = 0
+    validation_every: int = 0
+    clip: bool = True
+    training_episodes: int = 0
+    env_steps: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def record(self, outcome: Outcome) -> None:
+        """Take note of a finished episode."""
+        self.outcomes.append(outcome)
+        if outcome.phase in TRAINING_PHASES:
+            self.training_episodes += 1
+            self.env_steps += outcome.steps
+
+    def count(self, phase: str, version: int | None = None) -> int:
+        """Return how many episodes of a phase (and weights version) have been played."""
+        return sum(
+            o.phase == phase and (version is None or o.weights_version == version)
+            for o in self.outcomes
+        )
+
+    @property
+    def version(self) -> int:
+        """Weights version that the episodes so far have led to; -1 where nothing is trained."""
+        return self.training_episodes // self.episodes_per_update if self.total_steps else -1
+
+    @property
+    def trained(self) -> bool:
+        """Whether the training budget is spent; it ends with a whole update only."""
+        if self.training_episodes % self.episodes_per_update:
+            return False
+        limit = self.episode_limit
+        return self.env_steps >= self.total_steps or 0 < limit <= self.training_episodes
+
+    def next(self) -> EpisodePlan | None:
+        """Return the next episode's plan, or None when all is done."""
+        done = self.count(BASE)
+        if done < self.eval_episodes:
+            return self._plan(BASE, done, HELD_OUT_SEED + done, use_residual=False)
+        if not self.trained:
+            return self._training_plan()
+        done = self.count(RESIDUAL)
+        if done < self.eval_episodes:
+            return self._plan(RESIDUAL, done, HELD_OUT_SEED + done, weights_version=self.version)
+        return self._clip_plan()
+
+    def _training_plan(self) -> EpisodePlan:
+        version = self.version
+        if (
+            self.validation_every
+            and version >= self.warmup_updates
+            and (version - self.warmup_updates) % self.validation_every == 0
+            and self.training_episodes % self.episodes_per_update == 0
+        ):
+            done = self.count(VALIDATION, version)
+            if done < self.validation_episodes:
+                return self._plan(
+                    VALIDATION, done, VALIDATION_SEED + done, weights_version=version
+                )
+        warmup = version < self.warmup_updates
+        index = self.training_episodes
+        return self._plan(
+            WARMUP if warmup else TRAIN,
+            index,
+            TRAINING_SEED * (self.seed + 1) + index,
+            weights_version=version,
+            use_residual=not warmup,
+            explore=not warmup,
+        )
+
+    def _clip_plan(self) -> EpisodePlan | None:
+        if not self.clip or not self.eval_episodes:
+            return None
+        index = self.clip_index()
+        for phase in (CLIP_BASE, CLIP_RESIDUAL):
+            if not self.count(phase):
+                return self._plan(
+                    phase,
+                    index,
+                    HELD_OUT_SEED + index,
+                    weights_version=self.version,
+                    use_residual=phase == CLIP_RESIDUAL,
+                    spectator=True,
+                )
+        return None
+
+    def clip_index(self) -> int:
+        """Return the first held-out seed that only the residual solved, else the first."""
+        success = {(o.phase, o.index): o.success for o in self.outcomes}
+        for index in range(self.eval_episodes):
+            if success.get((RESIDUAL, index)) and not success.get((BASE, index)):
+                return index
+        return 0
+
+    def _plan(self, phase: str, index: int, seed: int, **settings) -> EpisodePlan:
+        episode = 1 + max((o.episode for o in self.outcomes), default=0)
+        return EpisodePlan(
+            episode=episode,
+            phase=phase,
+            index=index,
+            seed=seed,
+            max_steps=self.max_steps,
+            **settings,
+        )

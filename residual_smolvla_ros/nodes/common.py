@@ -1,0 +1,144 @@
+"""What every node shares: start and stop, quality of service, records and stamps on topics."""
+
+import array
+import sys
+import time
+
+import rclpy
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import UInt8MultiArray
+
+from residual_smolvla_ros import records
+
+# Reliable, and kept for a subscriber that is discovered late: no record is lost at start-up.
+RECORD_QOS = QoSProfile(
+    depth=1000,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+LATCHED_QOS = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+CONTROL_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def image_qos(lockstep: bool) -> QoSProfile:
+    """Return best effort, newest only; in lockstep reliable: no frame may be missing."""
+    if lockstep:
+        return LATCHED_QOS
+    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def main(node_class, args=None) -> None:
+    """Run one node until it is told to stop.
+
+    A `ValueError` (a bad parameter, checkpoint or file) ends it with one line and exit code 1;
+    `SystemExit` raised in a callback ends it with its own code.
+    """
+    node = None
+    rclpy.init(args=args)
+    try:
+        node = node_class()
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ValueError as error:
+        name = node.get_name() if node else node_class.__name__.removesuffix("Node").lower()
+        print(f"{name}: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    finally:
+        if node is not None:
+            node.close()
+        rclpy.try_shutdown()
+
+
+def to_nanoseconds(stamp: Time) -> int:
+    """Return a stamp in ns."""
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def to_stamp(nanoseconds: int) -> Time:
+    """Return ns as a stamp."""
+    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+
+
+def to_message(blob: bytes) -> UInt8MultiArray:
+    """Wrap a packed record in a message."""
+    # rclpy copies an array.array in one go, and walks any other sequence byte by byte.
+    return UInt8MultiArray(data=array.array("B", blob))
+
+
+class PipelineNode(Node):
+    """A node with records and a once-a-second report on /diagnostics."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.counts: dict[str, int] = {}
+        self.refused = 0
+        self._last_counts: dict[str, int] = {}
+        self._last_report = time.monotonic()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(1.0, self._report)
+
+    def parameter(self, name: str, default, description: str):
+        """Declare a parameter and return its value."""
+        descriptor = ParameterDescriptor(description=description)
+        return self.declare_parameter(name, default, descriptor).value
+
+    def record_publisher(self, topic: str, qos: QoSProfile = RECORD_QOS):
+        """Create a publisher of records."""
+        return self.create_publisher(UInt8MultiArray, topic, qos)
+
+    def record_subscription(
+        self, schema: records.Schema, topic: str, callback, qos: QoSProfile = RECORD_QOS
+    ):
+        """Call `callback` with each valid record; refuse, count and report the others."""
+
+        def receive(message: UInt8MultiArray) -> None:
+            try:
+                record = records.unpack(schema, message.data)
+            except records.RecordError as error:
+                self.refused += 1
+                self.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=5.0)
+                return
+            callback(record)
+
+        return self.create_subscription(UInt8MultiArray, topic, receive, qos)
+
+    def tally(self, name: str) -> None:
+        """Count an event; /diagnostics shows its rate."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def status(self) -> tuple[int, str, dict[str, str]]:
+        """Return level, message and values for /diagnostics; nodes override it."""
+        return DiagnosticStatus.OK, "running", {}
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        elapsed = now - self._last_report
+        level, message, values = self.status()
+        for name, count in self.counts.items():
+            rate = (count - self._last_counts.get(name, 0)) / elapsed
+            values |= {name: str(count), f"{name}_per_s": f"{rate:.1f}"}
+        values["records_refused"] = str(self.refused)
+        self._last_counts, self._last_report = dict(self.counts), now
+        status = DiagnosticStatus(
+            level=level,
+            name=self.get_fully_qualified_name(),
+            message=message,
+            hardware_id="residual_smolvla_ros",
+            values=[KeyValue(key=k, value=v) for k, v in values.items()],
+        )
+        report = DiagnosticArray(status=[status])
+        report.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(report)
+
+    def close(self) -> None:
+        """Release what the node holds; called once, after the last callback."""

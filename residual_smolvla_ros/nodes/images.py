@@ -1,0 +1,59 @@
+"""Images on topics: numpy (H, W, 3) uint8 RGB <-> sensor_msgs/Image."""
+
+import array
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import CameraInfo, Image
+
+try:
+    from cv_bridge import CvBridge
+
+    _BRIDGE: "CvBridge | None" = CvBridge()
+except (ImportError, AttributeError):
+    # Not on PyPI; and Jazzy's build of it needs numpy 1 where LeRobot needs numpy 2.
+    _BRIDGE = None
+
+
+def to_image_message(pixels: np.ndarray, stamp: Time, frame_id: str) -> Image:
+    """Return RGB pixels as an rgb8 message."""
+    height, width, _ = pixels.shape
+    message = Image(height=height, width=width, encoding="rgb8", step=3 * width)
+    message.header.stamp = stamp
+    message.header.frame_id = frame_id
+    # An ndarray would be copied element by element: 100 ms instead of 0.5 ms.
+    message.data = array.array("B", np.ascontiguousarray(pixels).tobytes())
+    return message
+
+
+def from_image_message(message: Image) -> np.ndarray:
+    """Return an image message as RGB pixels; raise ValueError if it cannot be decoded."""
+    if message.encoding == "rgb8" and message.step == 3 * message.width:
+        data = np.frombuffer(message.data, dtype=np.uint8)
+        if data.size == message.height * message.step:
+            return data.reshape(message.height, message.width, 3)
+    try:
+        if _BRIDGE is not None:
+            return _BRIDGE.imgmsg_to_cv2(message, desired_encoding="rgb8")
+        from rosbags.image import message_to_cvimage
+
+        return message_to_cvimage(message, "rgb8")
+    except Exception as error:
+        raise ValueError(
+            f"image: expected an encoding that converts to rgb8, found {message.encoding!r} "
+            f"{message.width}x{message.height}, {len(message.data)} bytes ({error})"
+        ) from None
+
+
+def pinhole_info(stamp: Time, frame_id: str, width: int, height: int, fovy: float) -> CameraInfo:
+    """Return the CameraInfo of an ideal camera with a vertical field of view `fovy` in rad."""
+    focal = 0.5 * height / np.tan(0.5 * fovy)
+    cx, cy = 0.5 * width, 0.5 * height
+    message = CameraInfo(width=width, height=height, distortion_model="plumb_bob")
+    message.header.stamp = stamp
+    message.header.frame_id = frame_id
+    message.d = [0.0] * 5
+    message.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
+    message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    message.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return message

@@ -1,0 +1,207 @@
+"""Node `learner`: joins steps with rewards, updates between episodes, publishes weights."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus
+from std_srvs.srv import Trigger
+from torch.utils.tensorboard import SummaryWriter
+
+from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.learning.assembly import EpisodeAssembler, EpisodeEnd
+from residual_smolvla_ros.learning.checkpoint import load_checkpoint, newest_checkpoint
+from residual_smolvla_ros.learning.learner import Learner
+from residual_smolvla_ros.learning.ppo import PPOConfig
+from residual_smolvla_ros.learning.rollout import Episode
+from residual_smolvla_ros.learning.schedule import EpisodePlan
+from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, main as run, to_message
+from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, WEIGHTS, Record, pack
+from residual_smolvla_ros.robots.units import JOINT_NAMES
+
+# Records of an episode come on three topics; what is missing after this is lost.
+JOIN_TIMEOUT_S = 2.0
+
+
+class LearnerNode(PipelineNode):
+    """Train the residual from the steps and rewards of training episodes."""
+
+    def __init__(self):
+        super().__init__("learner")
+        output = self.parameter("output", "", "folder of the run")
+        if not output:
+            raise ValueError("output: expected the folder of the run, found none")
+        self._output = Path(output)
+        self._checkpoints = self._output / "checkpoints"
+        self._run = json.loads(self.parameter("run", "{}", "arguments of the run, as JSON"))
+        resume = self.parameter("resume", False, "go on from the newest checkpoint in output")
+        residual = self.parameter(
+            "residual_checkpoint", "", "checkpoint whose weights the run starts from"
+        )
+        torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
+        self._learner = self._make_learner()
+        if not resume and newest_checkpoint(self._output):
+            raise CheckpointError(
+                f"output {self._output}: expected a folder without checkpoints, found "
+                f"{newest_checkpoint(self._output).name}; give resume:=true or another output"
+            )
+        if resume:
+            self._learner.resume(load_checkpoint(self._output, training=True))
+        elif residual:
+            self._learner.load(load_checkpoint(residual))
+        self._assembler = EpisodeAssembler()
+        self._ended_at = 0.0
+        self._metrics: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._output.mkdir(parents=True, exist_ok=True)
+        self._board = SummaryWriter(str(self._output / "tensorboard"))
+
+        self._weights = self.record_publisher("learner/weights", LATCHED_QOS)
+        self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
+        self.record_subscription(STEP, "policy/step", self._on_step)
+        self.record_subscription(REWARD, "reward", self._on_reward)
+        self.create_service(Trigger, "learner/save", self._on_save)
+        self.create_timer(0.25, self._on_timer)
+        self._save()
+        self._publish_weights()
+
+    def _make_learner(self) -> Learner:
+        features = self.parameter(
+            "features",
+            ["state", "base_action", "chunk_position", "episode_time", "privileged"],
+            "what the residual sees",
+        )
+        privileged = self.parameter("privileged_size", 12, "size of the feature privileged")
+        joints = self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
+        defaults = ResidualConfig.from_names(["state"], len(joints))
+        settings = {
+            name: self.parameter(name, getattr(defaults, name), description)
+            for name, description in (
+                ("action_scale", "size of a unit of residual, in std of the base's actions"),
+                ("residual_clip", "bound of the residual, in units"),
+                ("hold_steps", "control steps for which a residual is held"),
+                ("log_std_init", "log of the residual's initial standard deviation"),
+            )
+        }
+        hidden = self.parameter("hidden_sizes", [256, 256], "hidden layers of actor and critic")
+        residual = ResidualConfig.from_names(
+            features, len(joints), privileged, hidden_sizes=tuple(hidden), **settings
+        )
+        config = PPOConfig(
+            **{
+                field.name: self.parameter(field.name, field.default, f"PPO's {field.name}")
+                for field in dataclasses.fields(PPOConfig)
+            }
+        )
+        return Learner(
+            residual,
+            config,
+            self.parameter("episodes_per_update", 20, "episodes of one update"),
+            self.parameter("warmup_updates", 2, "first updates, of the critic only"),
+            self.parameter("seed", 0, "seed of weights and minibatches"),
+        )
+
+    def _on_event(self, record: Record) -> None:
+        if record.metadata["event"] != "end":
+            return
+        plan = EpisodePlan.from_json(record.metadata["plan"])
+        end = EpisodeEnd(
+            episode=plan.episode,
+            last_stamp=record.metadata["last_stamp"],
+            steps=record.metadata["steps"],
+            truncated=record.metadata["reason"] != "terminated",
+            success=record.metadata["success"],
+            wanted=plan.is_training,
+        )
+        self._assembler.add_end(end)
+        self._ended_at = time.monotonic()
+        self._take_episodes()
+
+    def _on_step(self, record: Record) -> None:
+        self._assembler.add_step(record)
+        self._take_episodes()
+
+    def _on_reward(self, record: Record) -> None:
+        self._assembler.add_reward(record)
+        self._take_episodes()
+
+    def _on_timer(self) -> None:
+        late = time.monotonic() - self._ended_at > JOIN_TIMEOUT_S
+        if late and self._assembler.waiting:
+            self._take_episodes(late=True)
+
+    def _take_episodes(self, late: bool = False) -> None:
+        while self._assembler.waiting:
+            taken = self._assembler.pop(late)
+            if taken is None:
+                return
+            end, episode, lost = taken
+            if lost:
+                self.get_logger().warning(
+                    f"episode {end.episode}: {lost} of {end.steps} steps were lost"
+                )
+            self._learn(episode)
+
+    def _learn(self, episode: Episode) -> None:
+        self.tally("episodes")
+        try:
+            metrics = self._learner.add_episode(episode)
+        except ValueError as error:
+            self.get_logger().error(f"no update: {error}")
+            return
+        if metrics is not None:
+            self._after_update(metrics)
+
+    def _after_update(self, metrics: dict[str, float]) -> None:
+        counters = self._learner.counters
+        self._metrics = metrics
+        self._save()
+        self._publish_weights()
+        for name, value in metrics.items():
+            self._board.add_scalar(f"train/{name}", value, counters.env_steps)
+        line = dataclasses.asdict(counters) | metrics
+        line["wall_s"] = time.monotonic() - self._started
+        with (self._output / "updates.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def _publish_weights(self) -> None:
+        counters = self._learner.counters
+        blob = pack(
+            WEIGHTS,
+            {name: value.numpy() for name, value in self._learner.weights().items()},
+            version=counters.version,
+            config=self._learner.residual.to_json(),
+            counters=json.dumps(dataclasses.asdict(counters)),
+        )
+        self._weights.publish(to_message(blob))
+
+    def _save(self) -> Path:
+        return self._learner.save(self._checkpoints, self._run)
+
+    def _on_save(self, request: Trigger.Request, response: Trigger.Response):
+        response.message = str(self._save())
+        response.success = True
+        return response
+
+    def status(self):
+        """Report the last update's metrics."""
+        values = {name: f"{value:.4g}" for name, value in self._metrics.items()}
+        values["version"] = str(self._learner.counters.version)
+        values["collected"] = f"{self._learner.collected}/{self._learner.episodes_per_update}"
+        return DiagnosticStatus.OK, "training", values
+
+    def close(self) -> None:
+        """Flush TensorBoard's events."""
+        self._board.close()
+
+
+def main(args=None) -> None:
+    """Entry point of the executable."""
+    run(LearnerNode, args)
+
+
+if __name__ == "__main__":
+    main()

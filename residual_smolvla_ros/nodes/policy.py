@@ -1,0 +1,283 @@
+"""Node `policy`: frozen SmolVLA and residual, one command for each `joint_states` message."""
+
+import numpy as np
+import torch
+from builtin_interfaces.msg import Duration
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from residual_smolvla_ros.learning.checkpoint import load_checkpoint
+from residual_smolvla_ros.learning.schedule import EpisodePlan
+from residual_smolvla_ros.nodes.common import (
+    CONTROL_QOS,
+    LATCHED_QOS,
+    PipelineNode,
+    image_qos,
+    main as run,
+    to_message,
+    to_nanoseconds,
+)
+from residual_smolvla_ros.nodes.images import from_image_message
+from residual_smolvla_ros.policy.base import FrozenSmolVLA
+from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualSmolVLAPolicy
+from residual_smolvla_ros.records import (
+    ENVIRONMENT_STATE,
+    EPISODE_EVENT,
+    STEP,
+    WEIGHTS,
+    Record,
+    pack,
+)
+from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
+
+
+class PolicyNode(PipelineNode):
+    """Answer states with commands while an episode is active."""
+
+    def __init__(self):
+        super().__init__("policy")
+        checkpoint = self.parameter(
+            "base_checkpoint", "", "folder of the SmolVLA checkpoint (lerobot-train)"
+        )
+        residual = self.parameter(
+            "residual_checkpoint", "", "residual to act with where no learner sends weights"
+        )
+        device = self.parameter("device", "cpu", "torch device of SmolVLA")
+        task = self.parameter("task", "", "language instruction; the topic `task` replaces it")
+        self._cameras = self.parameter(
+            "cameras", ["front", "wrist"], "cameras that the robot has, by topic name"
+        )
+        self._joint_names = self.parameter(
+            "joint_names", list(JOINT_NAMES), "joints in the order of the checkpoint's features"
+        )
+        self._rate_hz = self.parameter("rate_hz", 30.0, "control rate of the robot")
+        self._lockstep = self.parameter("lockstep", True, "wait for images of the state's stamp")
+        torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
+
+        base = FrozenSmolVLA(checkpoint, device)
+        base.check_robot(self._cameras, self._joint_names)
+        self._policy = ResidualSmolVLAPolicy(base, task)
+        if residual:
+            loaded = load_checkpoint(residual)
+            self._policy.load_weights(loaded.config, loaded.weights, loaded.counters["version"])
+        self._period_ns = round(1e9 / self._rate_hz)
+        self._plan: EpisodePlan | None = None  # of the episode being played
+        self._next_plan: EpisodePlan | None = None  # prepared, begins with its first state
+        self._active = False
+        self._new_weights: Record | None = None
+        self._environment: Record | None = None
+        self._images: dict[str, Image] = {}
+        self._pending: JointState | None = None
+        self._answered = 0
+        self._answer: JointTrajectory | None = None
+
+        self._commands = self.create_publisher(JointTrajectory, "joint_trajectory", CONTROL_QOS)
+        self._steps = self.record_publisher("policy/step")
+        self._base_actions = self.create_publisher(JointState, "policy/base_action", 1)
+        self._residual_actions = self.create_publisher(JointState, "policy/residual_action", 1)
+        # In this order: an executor serves what is ready at the same time in order of creation.
+        self.record_subscription(WEIGHTS, "learner/weights", self._on_weights, LATCHED_QOS)
+        self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
+        self.create_subscription(String, "task", self._on_task, LATCHED_QOS)
+        self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
+        self.record_subscription(
+            ENVIRONMENT_STATE, "environment/state", self._on_environment
+        )
+        for name in base.cameras:
+            self.create_subscription(
+                Image,
+                f"{name}/image_raw",
+                lambda message, name=name: self._on_image(name, message),
+                image_qos(self._lockstep),
+            )
+        self.create_subscription(JointState, "joint_states", self._on_joint_states, CONTROL_QOS)
+
+    def _on_weights(self, record: Record) -> None:
+        self._new_weights = record
+        self._try_tick()
+
+    def _on_event(self, record: Record) -> None:
+        if record.metadata["event"] == "prepare":
+            self._next_plan = EpisodePlan.from_json(record.metadata["plan"])
+
+    def _on_task(self, message: String) -> None:
+        self._policy.task = message.data
+
+    def _on_active(self, message: Bool) -> None:
+        self._active = message.data
+
+    def _on_environment(self, record: Record) -> None:
+        self._environment = record
+        self._try_tick()
+
+    def _on_image(self, name: str, message: Image) -> None:
+        self._images[name] = message
+        self._try_tick()
+
+    def _on_joint_states(self, message: JointState) -> None:
+        stamp = to_nanoseconds(message.header.stamp)
+        if stamp == self._answered:
+            # A repeated state: its command was lost, or is still on its way.
+            if self._answer is not None:
+                self._commands.publish(self._answer)
+            return
+        # Topics overtake each other: what tells the state that an episode ended in from the
+        # first one of the next is that a reset takes longer than a control period.
+        goes_on = 0 < stamp - self._answered < 2 * self._period_ns
+        if self._active and self._next_plan is not None and not goes_on:
+            self._pending, self._plan = message, None
+        elif self._plan is not None:
+            if self._active or self._policy.tick >= self._plan.max_steps:
+                self._pending = message
+        self._try_tick()
+
+    def _try_tick(self) -> None:
+        """Answer the pending state once all that it needs has arrived."""
+        message = self._pending
+        if message is None or not self._begin():
+            return
+        stamp = to_nanoseconds(message.header.stamp)
+        state = self._read_state(message)
+        if state is None:
+            self._pending = None
+            return
+        privileged = None
+        if "privileged" in self._policy.config.features:
+            if self._environment is None or self._environment.metadata["stamp"] != stamp:
+                return
+            privileged = self._environment["privileged"]
+        if self._policy.tick >= self._plan.max_steps:
+            self._finish(stamp, state, privileged)
+            return
+        if self._policy.needs_plan:
+            images = self._current_images(stamp)
+            if images is None:
+                return
+            self._policy.plan(images, state)
+            self.tally("plans")
+        step = self._policy.step(state, privileged)
+        self._publish_command(message, stamp, step)
+        self._publish_step(stamp, step)
+        self._publish_views(message, step)
+
+    def _begin(self) -> bool:
+        """Begin the prepared episode with the weights that it asks for; False until then."""
+        if self._plan is not None:
+            return True
+        plan = self._next_plan
+        if self._new_weights is not None:
+            record, self._new_weights = self._new_weights, None
+            self._policy.load_weights(
+                ResidualConfig.from_json(record.metadata["config"]),
+                {name: torch.tensor(value) for name, value in record.tensors.items()},
+                record.metadata["version"],
+            )
+        if self._policy.network is None or plan.weights_version > self._policy.version:
+            return False
+        self._policy.begin_episode(plan.seed, plan.max_steps, plan.use_residual, plan.explore)
+        self._plan, self._next_plan = plan, None
+        return True
+
+    def _read_state(self, message: JointState) -> np.ndarray | None:
+        positions = dict(zip(message.name, message.position, strict=False))
+        missing = [name for name in self._joint_names if name not in positions]
+        values = np.array([positions.get(name, np.nan) for name in self._joint_names])
+        if missing or not np.isfinite(values).all():
+            self.refused += 1
+            self.get_logger().error(
+                f"joint_states: expected finite positions of {self._joint_names}, "
+                f"found {message.name}: {list(message.position)}",
+                throttle_duration_sec=5.0,
+            )
+            return None
+        return rad_to_lerobot(values)
+
+    def _current_images(self, stamp: int) -> dict[str, np.ndarray] | None:
+        for name in self._policy.base.cameras:
+            image = self._images.get(name)
+            if image is None or (
+                self._lockstep and to_nanoseconds(image.header.stamp) != stamp
+            ):
+                return None
+        return {n: from_image_message(self._images[n]) for n in self._policy.base.cameras}
+
+    def _publish_command(self, message: JointState, stamp: int, step: PolicyStep) -> None:
+        point = JointTrajectoryPoint(positions=lerobot_to_rad(step.command).tolist())
+        point.time_from_start = Duration(nanosec=self._period_ns)
+        command = JointTrajectory(joint_names=self._joint_names, points=[point])
+        command.header.stamp = message.header.stamp
+        self._commands.publish(command)
+        self._answered, self._answer, self._pending = stamp, command, None
+        self.tally("commands")
+
+    def _publish_step(self, stamp: int, step: PolicyStep) -> None:
+        blob = pack(
+            STEP,
+            {
+                "features": step.features,
+                "base": step.base,
+                "residual": step.residual,
+                "action": step.action,
+                "log_prob": step.log_prob,
+                "value": step.value,
+            },
+            stamp=stamp,
+            episode=self._plan.episode,
+            tick=step.tick,
+            weights_version=self._policy.version,
+            decision=step.decision,
+            final=False,
+        )
+        self._steps.publish(to_message(blob))
+
+    def _finish(self, stamp: int, state: np.ndarray, privileged: np.ndarray | None) -> None:
+        """At the time limit: publish the state that the critic bootstraps from; no command."""
+        features = self._policy.final_features(state, privileged)
+        zeros = np.zeros(self._policy.base.action_size, dtype=np.float32)
+        blob = pack(
+            STEP,
+            {
+                "features": features,
+                "base": zeros,
+                "residual": zeros,
+                "action": zeros,
+                "log_prob": 0.0,
+                "value": 0.0,
+            },
+            stamp=stamp,
+            episode=self._plan.episode,
+            tick=self._policy.tick,
+            weights_version=self._policy.version,
+            decision=False,
+            final=True,
+        )
+        self._steps.publish(to_message(blob))
+        self._answered, self._answer, self._pending = stamp, None, None
+
+    def _publish_views(self, message: JointState, step: PolicyStep) -> None:
+        """Publish base and residual, in rad, for those who look on."""
+        if self._base_actions.get_subscription_count():
+            base = lerobot_to_rad(self._policy.base.unnormalise_action(step.base))
+            self._publish_view(self._base_actions, message, base)
+        if self._residual_actions.get_subscription_count():
+            base = lerobot_to_rad(self._policy.base.unnormalise_action(step.base))
+            self._publish_view(
+                self._residual_actions, message, lerobot_to_rad(step.command) - base
+            )
+
+    def _publish_view(self, publisher, message: JointState, position: np.ndarray) -> None:
+        view = JointState(name=self._joint_names, position=position.tolist())
+        view.velocity = view.effort = [0.0] * len(position)
+        view.header.stamp = message.header.stamp
+        publisher.publish(view)
+
+
+def main(args=None) -> None:
+    """Entry point of the executable."""
+    run(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    main()

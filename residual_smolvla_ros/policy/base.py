@@ -1,0 +1,146 @@
+"""The frozen base: a LeRobot SmolVLA checkpoint that plans chunks of actions."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+
+from residual_smolvla_ros.errors import CheckpointError
+
+
+class FrozenSmolVLA:
+    """Plan chunks of normalised actions with a SmolVLA checkpoint whose weights never change.
+
+    `checkpoint` is a folder written by `lerobot-train` (config.json, model.safetensors and the
+    processors). A subfolder `vlm/` stands in for the hub's SmolVLM2 (configuration and
+    tokenizer), so that a checkpoint works offline and wherever it is moved.
+
+    Raises CheckpointError if the folder is not a SmolVLA checkpoint.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str = "cpu"):
+        self.path = Path(checkpoint).expanduser()
+        self.device = torch.device(device)
+        config = self._load_config()
+        overrides = {"device_processor": {"device": str(self.device)}}
+        config.device = str(self.device)
+        # The checkpoint holds all weights: the VLM's own need not be downloaded first.
+        config.load_vlm_weights = False
+        vlm = self.path / "vlm"
+        if vlm.is_dir():
+            config.vlm_model_name = str(vlm)
+            overrides["tokenizer_processor"] = {"tokenizer_name": str(vlm)}
+        try:
+            self._policy = SmolVLAPolicy.from_pretrained(self.path, config=config, strict=True)
+            self._preprocess, self._postprocess = make_pre_post_processors(
+                config,
+                pretrained_path=str(self.path),
+                preprocessor_overrides=overrides,
+                postprocessor_overrides={"device_processor": {"device": "cpu"}},
+            )
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"base checkpoint {self.path}: expected a complete SmolVLA checkpoint, "
+                f"found: {first_line}"
+            ) from None
+        self._policy.to(self.device).eval().requires_grad_(False)
+        self.config = config
+        self.chunk_size = config.n_action_steps
+        self.action_size = config.action_feature.shape[0]
+        self.state_size = config.robot_state_feature.shape[0]
+        self.cameras = tuple(
+            key.removeprefix(f"{OBS_IMAGES}.") for key in sorted(config.image_features)
+        )
+        self._action_scale, self._action_offset = self._affine(
+            self._unnormalise, self.action_size
+        )
+        self._state_scale, self._state_offset = self._affine(self._normalise, self.state_size)
+
+    def _load_config(self) -> PreTrainedConfig:
+        if not (self.path / "config.json").is_file():
+            raise CheckpointError(
+                f"base checkpoint {self.path}: expected a folder with config.json, found "
+                + ("no config.json in it" if self.path.is_dir() else "no such folder")
+            )
+        config = PreTrainedConfig.from_pretrained(self.path)
+        if config.type != "smolvla":
+            raise CheckpointError(
+                f"base checkpoint {self.path}: expected policy type smolvla, found {config.type}"
+            )
+        for kind in (FeatureType.STATE, FeatureType.VISUAL):
+            if not any(feature.type is kind for feature in config.input_features.values()):
+                raise CheckpointError(
+                    f"base checkpoint {self.path}: expected an input feature of type "
+                    f"{kind.name}, found {sorted(config.input_features)}"
+                )
+        return config
+
+    def check_robot(self, cameras: list[str], joint_names: list[str]) -> None:
+        """Raise CheckpointError unless the robot has the cameras and joints of the checkpoint."""
+        missing = set(self.cameras) - set(cameras)
+        if missing:
+            raise CheckpointError(
+                f"base checkpoint {self.path}: expected cameras {sorted(self.cameras)}, "
+                f"found {sorted(cameras)}"
+            )
+        for name, size in (("state", self.state_size), ("action", self.action_size)):
+            if size != len(joint_names):
+                raise CheckpointError(
+                    f"base checkpoint {self.path}: expected a {name} of {size} joints, "
+                    f"found {len(joint_names)}: {list(joint_names)}"
+                )
+
+    def make_noise(self, *seed: int) -> torch.Tensor:
+        """Return the flow's initial noise (1, chunk, action) for integers that name it."""
+        state = np.random.SeedSequence(seed).generate_state(2, np.uint32)
+        generator = torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+        shape = (1, self.config.chunk_size, self.config.max_action_dim)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    @torch.no_grad()
+    def plan(
+        self, images: dict[str, np.ndarray], state: np.ndarray, task: str, noise: torch.Tensor
+    ) -> np.ndarray:
+        """Return the next actions (chunk, action_size), normalised.
+
+        `images` are (H, W, 3) uint8 RGB by camera name, `state` (joints,) in LeRobot's units.
+        """
+        observation = {
+            f"{OBS_IMAGES}.{name}": torch.from_numpy(np.ascontiguousarray(images[name]))
+            .permute(2, 0, 1)
+            .float()
+            / 255.0
+            for name in self.cameras
+        }
+        observation[OBS_STATE] = torch.as_tensor(state, dtype=torch.float32)
+        observation["task"] = task
+        batch = self._preprocess(observation)
+        chunk = self._policy.predict_action_chunk(batch, noise=noise)
+        return chunk[0, : self.chunk_size].float().cpu().numpy()
+
+    def normalise_state(self, state: np.ndarray) -> np.ndarray:
+        """Normalise joint positions (joints,) in LeRobot's units by the checkpoint's statistics."""
+        return np.asarray(state, dtype=np.float32) * self._state_scale + self._state_offset
+
+    def unnormalise_action(self, action: np.ndarray) -> np.ndarray:
+        """Turn a normalised action (action_size,) into LeRobot's units."""
+        return np.asarray(action, dtype=np.float32) * self._action_scale + self._action_offset
+
+    def _normalise(self, value: torch.Tensor) -> torch.Tensor:
+        return self._preprocess({OBS_STATE: value, "task": ""})[OBS_STATE]
+
+    def _unnormalise(self, value: torch.Tensor) -> torch.Tensor:
+        return self._postprocess(value)
+
+    @staticmethod
+    def _affine(function, size: int) -> tuple[np.ndarray, np.ndarray]:
+        # Each of LeRobot's normalisations is affine: two points give it, whatever its mode.
+        offset = function(torch.zeros(1, size)).cpu().double().squeeze(0)
+        scale = function(torch.ones(1, size)).cpu().double().squeeze(0) - offset
+        return scale.float().numpy(), offset.float().numpy()

@@ -1,0 +1,89 @@
+"""What the residual sees, and how it acts: one configuration, shared through the weights record."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+# The normalised state is clipped before a network sees it (ResiP).
+STATE_CLIP = 3.0
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """The residual's inputs, outputs and network.
+
+    `features` maps the name of each feature to its size, in the order of the network's input:
+    state and base_action (joints,), normalised; chunk_position, 0 at a plan's first action and 1
+    after its last; episode_time, 0 at the start and 1 at the time limit; privileged, what a
+    simulator alone knows.
+    `action_scale` is the size of one unit of residual in standard deviations of the base's
+    actions (ResiP, ResFiT: 0.1 to 0.2); `residual_clip` bounds it in units; `hold_steps` is for
+    how many control steps a sampled residual is held.
+    """
+
+    features: dict[str, int]
+    action_size: int
+    action_scale: float = 0.2
+    residual_clip: float = 2.0
+    hold_steps: int = 3
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    log_std_init: float = -1.5
+
+    FEATURE_NAMES = ("state", "base_action", "chunk_position", "episode_time", "privileged")
+
+    def __post_init__(self):
+        unknown = [name for name in self.features if name not in self.FEATURE_NAMES]
+        if unknown or not self.features:
+            raise ValueError(
+                f"features: expected names out of {', '.join(self.FEATURE_NAMES)}, "
+                f"found {', '.join(unknown) or 'none'}"
+            )
+        for name in ("action_size", "action_scale", "residual_clip", "hold_steps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected > 0, found {getattr(self, name)}")
+
+    @classmethod
+    def from_names(cls, names, joints: int, privileged_size: int = 0, **settings):
+        """Build the configuration of a robot of `joints` joints from names of features."""
+        sizes = {
+            "state": joints,
+            "base_action": joints,
+            "chunk_position": 1,
+            "episode_time": 1,
+            "privileged": privileged_size,
+        }
+        # An unknown name gets size 0 here and its error message in __post_init__.
+        return cls({name: sizes.get(name, 0) for name in names}, action_size=joints, **settings)
+
+    @property
+    def feature_size(self) -> int:
+        """Length of the feature vector."""
+        return sum(self.features.values())
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ResidualConfig":
+        """Read the configuration from JSON."""
+        values = json.loads(text)
+        values["hidden_sizes"] = tuple(values["hidden_sizes"])
+        return cls(**values)
+
+    def pack(self, values: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the feature vector (feature_size,) float32.
+
+        Raises ValueError where a feature is missing or has another size.
+        """
+        parts = []
+        for name, size in self.features.items():
+            if name not in values:
+                raise ValueError(f"feature {name}: expected {size} values, found none")
+            part = np.ravel(values[name])
+            if part.size != size:
+                raise ValueError(f"feature {name}: expected {size} values, found {part.size}")
+            parts.append(part)
+        return np.concatenate(parts).astype(np.float32)

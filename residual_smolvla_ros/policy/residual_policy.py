@@ -1,0 +1,171 @@
+"""Base and residual composed: action = base + action_scale * clip(residual)."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
+from residual_smolvla_ros.policy.base import FrozenSmolVLA
+from residual_smolvla_ros.policy.features import STATE_CLIP, ResidualConfig
+
+
+@dataclass(frozen=True)
+class PolicyStep:
+    """One control step. Actions are normalised except `command`, in LeRobot's units."""
+
+    features: np.ndarray
+    base: np.ndarray
+    residual: np.ndarray  # as sampled, before the clip: what log_prob belongs to
+    action: np.ndarray
+    command: np.ndarray
+    log_prob: float
+    value: float
+    tick: int
+    decision: bool
+
+
+class ResidualSmolVLAPolicy:
+    """Act with a frozen SmolVLA and a residual, one episode after the other.
+
+    A step needs a plan once every `base.chunk_size` steps: ask `needs_plan`, then call `plan`.
+    All randomness of an episode comes from the seed given to `begin_episode`.
+    """
+
+    def __init__(self, base: FrozenSmolVLA, task: str = ""):
+        self.base = base
+        self.task = task
+        self.network: ResidualActorCritic | None = None
+        self.version = -1
+        self._chunk: np.ndarray | None = None
+
+    @property
+    def config(self) -> ResidualConfig:
+        """The residual's configuration, known once weights have been loaded."""
+        if self.network is None:
+            raise RuntimeError("expected residual weights before the first step, found none")
+        return self.network.config
+
+    def load_weights(
+        self, config: ResidualConfig, weights: dict[str, torch.Tensor], version: int
+    ) -> None:
+        """Swap in weights; call between episodes only.
+
+        Raises ValueError if they do not fit `config` or the base.
+        """
+        if config.action_size != self.base.action_size:
+            raise ValueError(
+                f"residual weights: expected an action of {self.base.action_size}, "
+                f"found {config.action_size}"
+            )
+        network = ResidualActorCritic(config)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"residual weights: expected {config.feature_size} features "
+                f"({', '.join(config.features)}), found other weights: "
+                f"{str(error).strip().splitlines()[-1].strip()}"
+            ) from None
+        self.network = network.eval().requires_grad_(False)
+        self.version = version
+
+    def begin_episode(
+        self, seed: int, max_steps: int, use_residual: bool = True, explore: bool = True
+    ) -> None:
+        """Forget the plan and start an episode of at most `max_steps` steps.
+
+        Without `use_residual` the base acts alone; without `explore` the residual is its mean.
+        """
+        self._seed = seed
+        self._max_steps = max_steps
+        self._use_residual = use_residual
+        self._explore = explore and use_residual
+        state = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)
+        self._generator = torch.Generator().manual_seed(int(state[0] >> 1))
+        self._tick = 0
+        self._plans = 0
+        self._chunk = None
+        self._chunk_index = 0
+        self._held: PolicyStep | None = None
+
+    @property
+    def tick(self) -> int:
+        """Control steps taken in this episode."""
+        return self._tick
+
+    @property
+    def needs_plan(self) -> bool:
+        """Whether the next step must be preceded by a plan."""
+        return self._chunk is None or self._chunk_index >= len(self._chunk)
+
+    def plan(self, images: dict[str, np.ndarray], state: np.ndarray) -> None:
+        """Let SmolVLA plan the next chunk from images (H, W, 3) and state in LeRobot's units."""
+        noise = self.base.make_noise(self._seed, self._plans)
+        self._chunk = self.base.plan(images, state, self.task, noise)
+        self._chunk_index = 0
+        self._plans += 1
+
+    @torch.inference_mode()
+    def step(self, state: np.ndarray, privileged: np.ndarray | None = None) -> PolicyStep:
+        """Return the next action for the state (joints,) in LeRobot's units."""
+        base = self._chunk[self._chunk_index]
+        features = self._features(state, base, privileged)
+        if self._tick % self.config.hold_steps == 0:
+            self._held = self._decide(features, base)
+        step = self._compose(self._held, features, base)
+        self._chunk_index += 1
+        self._tick += 1
+        return step
+
+    def final_features(self, state: np.ndarray, privileged: np.ndarray | None) -> np.ndarray:
+        """Return the features of the state after the last step, from which a critic bootstraps."""
+        index = min(self._chunk_index, len(self._chunk) - 1)
+        return self._features(state, self._chunk[index], privileged)
+
+    def _features(self, state, base, privileged) -> np.ndarray:
+        values = {
+            "state": np.clip(self.base.normalise_state(state), -STATE_CLIP, STATE_CLIP),
+            "base_action": base,
+            "chunk_position": np.float32(self._chunk_index / len(self._chunk)),
+            "episode_time": np.float32(self._tick / self._max_steps),
+        }
+        if privileged is not None:
+            values["privileged"] = privileged
+        return self.config.pack(values)
+
+    def _decide(self, features: np.ndarray, base: np.ndarray) -> PolicyStep:
+        mean, value = self.network(torch.from_numpy(features).unsqueeze(0))
+        if self._explore:
+            noise = torch.randn(mean.shape, generator=self._generator)
+            residual = mean + torch.exp(self.network.log_std) * noise
+        elif self._use_residual:
+            residual = mean
+        else:
+            residual = torch.zeros_like(mean)
+        log_prob = self.network.log_prob(mean, residual)
+        return PolicyStep(
+            features=features,
+            base=base,
+            residual=residual[0].numpy(),
+            action=base,
+            command=base,
+            log_prob=log_prob.item(),
+            value=value.item(),
+            tick=self._tick,
+            decision=True,
+        )
+
+    def _compose(self, held: PolicyStep, features: np.ndarray, base: np.ndarray) -> PolicyStep:
+        limit = self.config.residual_clip
+        correction = self.config.action_scale * np.clip(held.residual, -limit, limit)
+        action = (base + correction).astype(np.float32)
+        return replace(
+            held,
+            features=features,
+            base=base,
+            action=action,
+            command=self.base.unnormalise_action(action),
+            tick=self._tick,
+            decision=held.tick == self._tick,
+        )

@@ -1,0 +1,188 @@
+"""Records: the messages between policy, reward, learner and episode, as safetensors blobs.
+
+A record is a set of tensors plus string metadata. Safetensors holds data only, so a message or a
+checkpoint can carry no code. `unpack` refuses what does not match the kind's `Schema`.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+from safetensors.numpy import load, save
+
+MAX_HEADER_BYTES = 100_000
+
+
+class RecordError(ValueError):
+    """A blob is not the record that was expected."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a kind of record holds.
+
+    `tensors` maps a name to a shape, where None is any length; all are float32.
+    With `open_tensors` further tensors of any shape are allowed (network weights).
+    `metadata` maps a key to the function that parses its string.
+    """
+
+    kind: str
+    tensors: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    metadata: dict[str, type] = field(default_factory=dict)
+    open_tensors: bool = False
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(f"expected 0 or 1, found {text!r}")
+    return text == "1"
+
+
+# policy/step: one control step. `decision` is 1 where a residual was sampled (it is held for some
+# steps); `final` is 1 for the state after the last step of a truncated episode.
+STEP = Schema(
+    "step",
+    tensors={
+        "features": (None,),
+        "base": (None,),
+        "residual": (None,),
+        "action": (None,),
+        "log_prob": (),
+        "value": (),
+    },
+    metadata={
+        "stamp": int,
+        "episode": int,
+        "tick": int,
+        "weights_version": int,
+        "decision": _flag,
+        "final": _flag,
+    },
+)
+
+# reward: of the step `stamp`, whose following state is `next_stamp`.
+REWARD = Schema(
+    "reward",
+    tensors={"reward": ()},
+    metadata={"stamp": int, "next_stamp": int, "success": _flag, "terminated": _flag},
+)
+
+# environment/state: what only a simulator knows of the state `stamp`; `previous_stamp` is the
+# state whose command led here, 0 after a reset.
+ENVIRONMENT_STATE = Schema(
+    "environment_state",
+    tensors={"privileged": (None,), "reward": ()},
+    metadata={"stamp": int, "previous_stamp": int, "success": _flag},
+)
+
+# episode/event: `event` is prepare, start or end; `plan` is the EpisodePlan as JSON.
+EPISODE_EVENT = Schema(
+    "episode_event",
+    metadata={
+        "event": str,
+        "episode": int,
+        "plan": str,
+        "reason": str,
+        "success": _flag,
+        "last_stamp": int,
+        "steps": int,
+    },
+)
+
+# learner/weights: the residual network. `config` is a ResidualConfig as JSON.
+WEIGHTS = Schema(
+    "weights",
+    metadata={"version": int, "config": str, "counters": str},
+    open_tensors=True,
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Tensors and parsed metadata of one record."""
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.tensors[name]
+
+
+def pack(schema: Schema, tensors: dict[str, np.ndarray] | None = None, **metadata) -> bytes:
+    """Return the record as bytes. Booleans become "0" and "1"."""
+    text = {"kind": schema.kind}
+    for key in schema.metadata:
+        value = metadata[key]
+        text[key] = str(int(value)) if isinstance(value, bool | np.bool_) else str(value)
+    arrays = {
+        name: np.ascontiguousarray(value, dtype=np.float32) if np.ndim(value) else
+        np.array(value, dtype=np.float32)
+        for name, value in (tensors or {}).items()
+    }  # fmt: skip
+    return save(arrays, metadata=text)
+
+
+def unpack(schema: Schema, blob: bytes) -> Record:
+    """Return the record in `blob`.
+
+    Raises RecordError, naming what was expected and found, on another kind, on missing or
+    further tensors, on another shape or dtype, and on values that are not finite.
+    """
+    blob = bytes(blob)
+    text = _read_metadata(blob)
+    if text.get("kind") != schema.kind:
+        raise RecordError(f"expected a record of kind {schema.kind}, found {text.get('kind')!r}")
+    metadata = {}
+    for key, parse in schema.metadata.items():
+        if key not in text:
+            raise RecordError(f"{schema.kind} record: expected metadata {key!r}, found none")
+        try:
+            metadata[key] = parse(text[key])
+        except ValueError as error:
+            raise RecordError(f"{schema.kind} record: metadata {key!r}: {error}") from None
+    try:
+        tensors = load(blob)
+    except Exception as error:
+        raise RecordError(f"{schema.kind} record: not safetensors ({error})") from None
+    _check_tensors(schema, tensors)
+    return Record(tensors, metadata)
+
+
+def _read_metadata(blob: bytes) -> dict[str, str]:
+    # safetensors reads metadata from files only, not from memory: the header is length + JSON.
+    length = int.from_bytes(blob[:8], "little")
+    if len(blob) < 8 or not 0 < length <= min(len(blob) - 8, MAX_HEADER_BYTES):
+        raise RecordError(f"expected a safetensors blob, found {len(blob)} bytes without a header")
+    try:
+        header = json.loads(blob[8 : 8 + length])
+        metadata = header["__metadata__"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RecordError("expected a safetensors header with metadata, found none") from None
+    if not isinstance(metadata, dict):
+        raise RecordError("expected a safetensors header with metadata, found none")
+    return metadata
+
+
+def _check_tensors(schema: Schema, tensors: dict[str, np.ndarray]) -> None:
+    missing = schema.tensors.keys() - tensors.keys()
+    further = set() if schema.open_tensors else tensors.keys() - schema.tensors.keys()
+    if missing or further:
+        raise RecordError(
+            f"{schema.kind} record: expected tensors {sorted(schema.tensors)}, "
+            f"found {sorted(tensors)}"
+        )
+    for name, value in tensors.items():
+        shape = schema.tensors.get(name)
+        if value.dtype != np.float32:
+            raise RecordError(
+                f"{schema.kind} record: {name}: expected float32, found {value.dtype}"
+            )
+        if shape is not None and (
+            len(shape) != value.ndim
+            or any(n is not None and n != m for n, m in zip(shape, value.shape, strict=True))
+        ):
+            raise RecordError(
+                f"{schema.kind} record: {name}: expected shape {shape}, found {value.shape}"
+            )
+        if not np.isfinite(value).all():
+            raise RecordError(f"{schema.kind} record: {name}: expected finite values")

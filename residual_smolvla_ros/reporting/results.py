@@ -1,0 +1,59 @@
+"""The files of a run's folder that hold its results."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from residual_smolvla_ros.learning.schedule import TRAINING_PHASES, Outcome
+
+EPISODES, UPDATES, RUN = "episodes.jsonl", "updates.jsonl", "run.json"
+
+
+def append_outcome(run: Path, outcome: Outcome) -> None:
+    """Add a line to `episodes.jsonl`."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / EPISODES).open("a") as stream:
+        stream.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Return the objects of a JSON-lines file; a last line cut short by a kill is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+def read_outcomes(run: Path, training_episodes: int | None = None) -> list[Outcome]:
+    """Return the run's outcomes, the last one where an episode was played twice.
+
+    With `training_episodes` those trained after it, which a resume plays again, are left out.
+    """
+    latest: dict[tuple, Outcome] = {}
+    for row in read_lines(run / EPISODES):
+        outcome = Outcome(**row)
+        training = outcome.phase in TRAINING_PHASES
+        if training and training_episodes is not None and outcome.index >= training_episodes:
+            continue
+        latest[(training or outcome.phase, outcome.index, outcome.weights_version)] = outcome
+    return list(latest.values())
+
+
+def save_frames(run: Path, phase: str, frames: list[np.ndarray]) -> None:
+    """Write the frames of a clip as `clip/<phase>_NNN.png`."""
+    folder = run / "clip"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{phase}_{index:03d}.png")
+
+
+def load_frames(run: Path, phase: str) -> list[np.ndarray]:
+    """Return the frames that `save_frames` wrote."""
+    return [np.asarray(Image.open(p)) for p in sorted((run / "clip").glob(f"{phase}_*.png"))]
