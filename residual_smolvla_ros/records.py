@@ -46,7 +46,7 @@ STEP = Schema(
         "features": (None,),
         "base": (None,),
         "residual": (None,),
-        "action": (None,),
+        "command": (None,),
         "log_prob": (),
         "value": (),
     },

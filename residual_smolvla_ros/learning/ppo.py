@@ -111,7 +111,7 @@ def update(
         "kl": kl,
         "epochs": float(epochs),
         "explained_variance": _explained_variance(batch),
-        "std": float(network.log_std.exp().mean()),
+        "std": float(network.log_std.detach().exp().mean()),
     }
     return metrics
 

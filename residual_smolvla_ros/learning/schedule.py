@@ -81,6 +81,7 @@ class Schedule:
     warmup_updates: int = 0
     validation_episodes: int = 0
     validation_every: int = 0
+    evaluate_residual: bool = True
     clip: bool = True
     training_episodes: int = 0
     env_steps: int = 0
@@ -120,6 +121,8 @@ class Schedule:
             return self._plan(BASE, done, HELD_OUT_SEED + done, use_residual=False)
         if not self.trained:
             return self._training_plan()
+        if not self.evaluate_residual:
+            return None
         done = self.count(RESIDUAL)
         if done < self.eval_episodes:
             return self._plan(RESIDUAL, done, HELD_OUT_SEED + done, weights_version=self.version)

@@ -4,7 +4,6 @@ It follows the schedule (base evaluation, training, validation, final evaluation
 outcome to `<output>/episodes.jsonl`, and ends the pipeline with the report.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -25,7 +24,12 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.images import from_image_message
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, WEIGHTS, Record, pack
 from residual_smolvla_ros.reporting.report import write_report
-from residual_smolvla_ros.reporting.results import append_outcome, read_outcomes, save_frames
+from residual_smolvla_ros.reporting.results import (
+    append_outcome,
+    read_outcomes,
+    save_frames,
+    write_run,
+)
 
 RESET_RETRY_S = 0.02
 STALL_S = 10.0
@@ -42,7 +46,9 @@ class EpisodeNode(PipelineNode):
         self._output = Path(output)
         self._resume = self.parameter("resume", False, "go on with the run in output")
         self._trains = self.parameter("train", True, "train between the evaluations")
+        base = self.parameter("base_checkpoint", "", "the base, for the report")
         self._schedule = self._make_schedule()
+        write_run(self._output, {"seed": self._schedule.seed, "base_checkpoint": base})
         self._plan: EpisodePlan | None = None
         self._active_now = False
         self._resetting = False
@@ -72,6 +78,7 @@ class EpisodeNode(PipelineNode):
             "warmup_updates": (2, "updates of the critic alone, as the learner has it"),
             "validation_episodes": (0, "episodes of each validation while training"),
             "validation_every": (0, "updates between validations; 0 is never"),
+            "evaluate_residual": (True, "evaluate base + residual, not the base alone"),
             "clip": (True, "record a clip of one held-out seed at the end"),
         }
         values = {name: self.parameter(name, *entry) for name, entry in defaults.items()}
@@ -219,7 +226,7 @@ class EpisodeNode(PipelineNode):
 
     def _finish(self) -> None:
         self._events.wait_for_all_acked()
-        write_report(self._output, time.monotonic() - self._start_wall)
+        write_report(self._output)
         raise SystemExit(0)
 
 

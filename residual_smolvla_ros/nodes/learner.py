@@ -36,7 +36,8 @@ class LearnerNode(PipelineNode):
             raise ValueError("output: expected the folder of the run, found none")
         self._output = Path(output)
         self._checkpoints = self._output / "checkpoints"
-        self._run = json.loads(self.parameter("run", "{}", "arguments of the run, as JSON"))
+        base = self.parameter("base_checkpoint", "", "the base that the residual belongs to")
+        self._run = {"base_checkpoint": base}
         resume = self.parameter("resume", False, "go on from the newest checkpoint in output")
         residual = self.parameter(
             "residual_checkpoint", "", "checkpoint whose weights the run starts from"
@@ -71,7 +72,7 @@ class LearnerNode(PipelineNode):
     def _make_learner(self) -> Learner:
         features = self.parameter(
             "features",
-            ["state", "base_action", "chunk_position", "episode_time", "privileged"],
+            list(ResidualConfig.FEATURE_NAMES),
             "what the residual sees",
         )
         privileged = self.parameter("privileged_size", 12, "size of the feature privileged")
@@ -80,7 +81,8 @@ class LearnerNode(PipelineNode):
         settings = {
             name: self.parameter(name, getattr(defaults, name), description)
             for name, description in (
-                ("action_scale", "size of a unit of residual, in std of the base's actions"),
+                ("action_space", "gripper: small steps of the gripper; joint: shifts of joints"),
+                ("action_scale", "size of a unit of residual in its action space"),
                 ("residual_clip", "bound of the residual, in units"),
                 ("hold_steps", "control steps for which a residual is held"),
                 ("log_std_init", "log of the residual's initial standard deviation"),

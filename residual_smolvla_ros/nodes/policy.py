@@ -19,6 +19,7 @@ from residual_smolvla_ros.nodes.common import (
     to_nanoseconds,
 )
 from residual_smolvla_ros.nodes.images import from_image_message
+from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualSmolVLAPolicy
@@ -30,6 +31,7 @@ from residual_smolvla_ros.records import (
     Record,
     pack,
 )
+from residual_smolvla_ros.robots.kinematics import Kinematics
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
 
 
@@ -54,14 +56,19 @@ class PolicyNode(PipelineNode):
         )
         self._rate_hz = self.parameter("rate_hz", 30.0, "control rate of the robot")
         self._lockstep = self.parameter("lockstep", True, "wait for images of the state's stamp")
+        wait = self.parameter("wait_for_weights", True, "whether a learner sends weights")
         torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
 
         base = FrozenSmolVLA(checkpoint, device)
         base.check_robot(self._cameras, self._joint_names)
-        self._policy = ResidualSmolVLAPolicy(base, task)
+        self._policy = ResidualSmolVLAPolicy(base, task, Kinematics())
         if residual:
             loaded = load_checkpoint(residual)
             self._policy.load_weights(loaded.config, loaded.weights, loaded.counters["version"])
+        elif not wait:
+            untrained = ResidualConfig.from_names(["state"], base.state_size)
+            network = ResidualActorCritic(untrained)
+            self._policy.load_weights(untrained, network.state_dict(), version=0)
         self._period_ns = round(1e9 / self._rate_hz)
         self._plan: EpisodePlan | None = None  # of the episode being played
         self._next_plan: EpisodePlan | None = None  # prepared, begins with its first state
@@ -219,7 +226,7 @@ class PolicyNode(PipelineNode):
                 "features": step.features,
                 "base": step.base,
                 "residual": step.residual,
-                "action": step.action,
+                "command": step.command,
                 "log_prob": step.log_prob,
                 "value": step.value,
             },
@@ -241,8 +248,8 @@ class PolicyNode(PipelineNode):
             {
                 "features": features,
                 "base": zeros,
-                "residual": zeros,
-                "action": zeros,
+                "residual": np.zeros(self._policy.config.residual_size, dtype=np.float32),
+                "command": zeros,
                 "log_prob": 0.0,
                 "value": 0.0,
             },

@@ -92,6 +92,8 @@ class So101SimNode(PipelineNode):
         self._seed = self._plan.seed if self._prepared else self._seed + 1
         self._prepared = False
         self._sim.reset(self._seed)
+        # The message that the last episode is over may have been overtaken by this request.
+        self._active = False
         self._step = 0
         self._command = None
         self._awaiting = None

@@ -59,13 +59,13 @@ class ResidualActorCritic(nn.Module):
         sizes = [config.feature_size, *config.hidden_sizes]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.actor = _mlp(sizes, config.action_size, output_gain=0.0, output_bias=False)
+            self.actor = _mlp(sizes, config.residual_size, output_gain=0.0, output_bias=False)
             self.critic = _mlp(sizes, 1, output_gain=1.0, output_bias=True)
-        self.log_std = nn.Parameter(torch.full((config.action_size,), config.log_std_init))
+        self.log_std = nn.Parameter(torch.full((config.residual_size,), config.log_std_init))
         self.normaliser = FeatureNormaliser(config.feature_size)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the residual's mean (n, action_size) and the value (n,)."""
+        """Return the residual's mean (n, residual_size) and the value (n,)."""
         x = self.normaliser(features)
         return self.actor(x), self.critic(x).squeeze(-1)
 
@@ -74,7 +74,7 @@ class ResidualActorCritic(nn.Module):
         return self.critic(self.normaliser(features)).squeeze(-1)
 
     def log_prob(self, mean: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Return the log-density (n,) of residuals (n, action_size) under N(mean, std)."""
+        """Return the log-density (n,) of residuals (n, residual_size) under N(mean, std)."""
         z = (residual - mean) * torch.exp(-self.log_std)
         constant = 0.5 * math.log(2 * math.pi) * residual.shape[-1]
         return -0.5 * z.square().sum(-1) - self.log_std.sum() - constant

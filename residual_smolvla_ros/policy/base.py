@@ -124,6 +124,11 @@ class FrozenSmolVLA:
         chunk = self._policy.predict_action_chunk(batch, noise=noise)
         return chunk[0, : self.chunk_size].float().cpu().numpy()
 
+    @property
+    def action_std(self) -> np.ndarray:
+        """Size of one normalised unit of action (action_size,) in LeRobot's units."""
+        return np.abs(self._action_scale)
+
     def normalise_state(self, state: np.ndarray) -> np.ndarray:
         """Normalise joint positions (joints,) in LeRobot's units by the checkpoint's statistics."""
         return np.asarray(state, dtype=np.float32) * self._state_scale + self._state_offset

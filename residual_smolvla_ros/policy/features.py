@@ -8,6 +8,12 @@ import numpy as np
 
 # The normalised state is clipped before a network sees it (ResiP).
 STATE_CLIP = 3.0
+# Control steps ahead of now at which the feature planned_tcp looks at the plan.
+PLAN_AHEAD = (0, 10, 20)
+# Turns the metres of planned_tcp into numbers of about one.
+TCP_SCALE = 20.0
+# Length of the residual in each action space; 0 is one value a joint.
+RESIDUAL_SIZES = {"joint": 0, "gripper": 5}
 
 
 @dataclass(frozen=True)
@@ -15,23 +21,33 @@ class ResidualConfig:
     """The residual's inputs, outputs and network.
 
     `features` maps the name of each feature to its size, in the order of the network's input:
-    state and base_action (joints,), normalised; chunk_position, 0 at a plan's first action and 1
+    state and base_action (joints,), normalised; planned_tcp, where the plan takes the tool centre
+    point now and at PLAN_AHEAD, from where it is; chunk_position, 0 at a plan's first action and 1
     after its last; episode_time, 0 at the start and 1 at the time limit; privileged, what a
     simulator alone knows.
     `action_scale` is the size of one unit of residual in standard deviations of the base's
-    actions (ResiP, ResFiT: 0.1 to 0.2); `residual_clip` bounds it in units; `hold_steps` is for
-    how many control steps a sampled residual is held.
+    actions (ResiP, ResFiT: 0.1 to 0.2) in the action space `joint`, and in steps of
+    `action_space.GRIPPER_UNITS` in the action space `gripper`; `residual_clip` bounds it in
+    units; `hold_steps` is for how many control steps a sampled residual is held.
     """
 
     features: dict[str, int]
     action_size: int
-    action_scale: float = 0.2
+    action_space: str = "gripper"
+    action_scale: float = 1.0
     residual_clip: float = 2.0
     hold_steps: int = 3
     hidden_sizes: tuple[int, ...] = (256, 256)
     log_std_init: float = -1.5
 
-    FEATURE_NAMES = ("state", "base_action", "chunk_position", "episode_time", "privileged")
+    FEATURE_NAMES = (
+        "state",
+        "base_action",
+        "planned_tcp",
+        "chunk_position",
+        "episode_time",
+        "privileged",
+    )
 
     def __post_init__(self):
         unknown = [name for name in self.features if name not in self.FEATURE_NAMES]
@@ -39,6 +55,10 @@ class ResidualConfig:
             raise ValueError(
                 f"features: expected names out of {', '.join(self.FEATURE_NAMES)}, "
                 f"found {', '.join(unknown) or 'none'}"
+            )
+        if self.action_space not in RESIDUAL_SIZES:
+            raise ValueError(
+                f"action_space: expected {' or '.join(RESIDUAL_SIZES)}, found {self.action_space}"
             )
         for name in ("action_size", "action_scale", "residual_clip", "hold_steps"):
             if not getattr(self, name) > 0:
@@ -50,12 +70,18 @@ class ResidualConfig:
         sizes = {
             "state": joints,
             "base_action": joints,
+            "planned_tcp": 3 * len(PLAN_AHEAD),
             "chunk_position": 1,
             "episode_time": 1,
             "privileged": privileged_size,
         }
         # An unknown name gets size 0 here and its error message in __post_init__.
         return cls({name: sizes.get(name, 0) for name in names}, action_size=joints, **settings)
+
+    @property
+    def residual_size(self) -> int:
+        """Length of the residual."""
+        return RESIDUAL_SIZES[self.action_space] or self.action_size
 
     @property
     def feature_size(self) -> int:

@@ -1,24 +1,25 @@
-"""Base and residual composed: action = base + action_scale * clip(residual)."""
+"""Base and residual composed: command = base + correction(clip(residual))."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from residual_smolvla_ros.policy.action_space import GripperSpace, JointSpace, Kinematics
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
-from residual_smolvla_ros.policy.features import STATE_CLIP, ResidualConfig
+from residual_smolvla_ros.policy.features import PLAN_AHEAD, STATE_CLIP, TCP_SCALE, ResidualConfig
 
 
 @dataclass(frozen=True)
 class PolicyStep:
-    """One control step. Actions are normalised except `command`, in LeRobot's units."""
+    """One control step."""
 
     features: np.ndarray
-    base: np.ndarray
+    base: np.ndarray  # the base's action, normalised
     residual: np.ndarray  # as sampled, before the clip: what log_prob belongs to
-    action: np.ndarray
-    command: np.ndarray
+    correction: np.ndarray  # what the residual adds, in LeRobot's units
+    command: np.ndarray  # base and correction, in LeRobot's units
     log_prob: float
     value: float
     tick: int
@@ -32,9 +33,12 @@ class ResidualSmolVLAPolicy:
     All randomness of an episode comes from the seed given to `begin_episode`.
     """
 
-    def __init__(self, base: FrozenSmolVLA, task: str = ""):
+    def __init__(
+        self, base: FrozenSmolVLA, task: str = "", kinematics: Kinematics | None = None
+    ):
         self.base = base
         self.task = task
+        self._kinematics = kinematics
         self.network: ResidualActorCritic | None = None
         self.version = -1
         self._chunk: np.ndarray | None = None
@@ -58,6 +62,10 @@ class ResidualSmolVLAPolicy:
                 f"residual weights: expected an action of {self.base.action_size}, "
                 f"found {config.action_size}"
             )
+        if self._kinematics is None and (
+            config.action_space == "gripper" or "planned_tcp" in config.features
+        ):
+            raise ValueError("residual weights: expected kinematics of the robot, found none")
         network = ResidualActorCritic(config)
         try:
             network.load_state_dict(weights)
@@ -67,6 +75,10 @@ class ResidualSmolVLAPolicy:
                 f"({', '.join(config.features)}), found other weights: "
                 f"{str(error).strip().splitlines()[-1].strip()}"
             ) from None
+        if config.action_space == "gripper":
+            self._space = GripperSpace(config, self._kinematics)
+        else:
+            self._space = JointSpace(config, self.base)
         self.network = network.eval().requires_grad_(False)
         self.version = version
 
@@ -110,31 +122,54 @@ class ResidualSmolVLAPolicy:
     def step(self, state: np.ndarray, privileged: np.ndarray | None = None) -> PolicyStep:
         """Return the next action for the state (joints,) in LeRobot's units."""
         base = self._chunk[self._chunk_index]
-        features = self._features(state, base, privileged)
+        features = self._features(state, privileged)
         if self._tick % self.config.hold_steps == 0:
-            self._held = self._decide(features, base)
-        step = self._compose(self._held, features, base)
+            self._held = self._decide(features, state)
+        step = replace(
+            self._held,
+            features=features,
+            base=base,
+            command=self.base.unnormalise_action(base) + self._held.correction,
+            tick=self._tick,
+            decision=self._held.tick == self._tick,
+        )
         self._chunk_index += 1
         self._tick += 1
         return step
 
-    def final_features(self, state: np.ndarray, privileged: np.ndarray | None) -> np.ndarray:
+    def final_features(
+        self, state: np.ndarray, privileged: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return the features of the state after the last step, from which a critic bootstraps."""
-        index = min(self._chunk_index, len(self._chunk) - 1)
-        return self._features(state, self._chunk[index], privileged)
+        return self._features(state, privileged)
 
-    def _features(self, state, base, privileged) -> np.ndarray:
+    def _planned(self, ahead: int = 0) -> np.ndarray:
+        return self._chunk[min(self._chunk_index + ahead, len(self._chunk) - 1)]
+
+    def _features(self, state: np.ndarray, privileged: np.ndarray | None) -> np.ndarray:
         values = {
             "state": np.clip(self.base.normalise_state(state), -STATE_CLIP, STATE_CLIP),
-            "base_action": base,
+            "base_action": self._planned(),
             "chunk_position": np.float32(self._chunk_index / len(self._chunk)),
             "episode_time": np.float32(self._tick / self._max_steps),
         }
+        if "planned_tcp" in self.config.features:
+            values["planned_tcp"] = self._planned_tcp(state)
         if privileged is not None:
             values["privileged"] = privileged
         return self.config.pack(values)
 
-    def _decide(self, features: np.ndarray, base: np.ndarray) -> PolicyStep:
+    def _planned_tcp(self, state: np.ndarray) -> np.ndarray:
+        robot = self._kinematics
+        tcp = robot.forward(robot.to_radians(state))
+        frame = robot.heading(tcp).T
+        offsets = []
+        for ahead in PLAN_AHEAD:
+            command = self.base.unnormalise_action(self._planned(ahead))
+            offsets.append(frame @ (robot.forward(robot.to_radians(command)) - tcp))
+        return TCP_SCALE * np.concatenate(offsets)
+
+    def _decide(self, features: np.ndarray, state: np.ndarray) -> PolicyStep:
         mean, value = self.network(torch.from_numpy(features).unsqueeze(0))
         if self._explore:
             noise = torch.randn(mean.shape, generator=self._generator)
@@ -144,28 +179,17 @@ class ResidualSmolVLAPolicy:
         else:
             residual = torch.zeros_like(mean)
         log_prob = self.network.log_prob(mean, residual)
+        sampled = residual[0].numpy()
+        limit = self.config.residual_clip
+        correction = self._space.correction(np.clip(sampled, -limit, limit), state)
         return PolicyStep(
             features=features,
-            base=base,
-            residual=residual[0].numpy(),
-            action=base,
-            command=base,
+            base=self._planned(),
+            residual=sampled,
+            correction=correction.astype(np.float32),
+            command=state,
             log_prob=log_prob.item(),
             value=value.item(),
             tick=self._tick,
             decision=True,
-        )
-
-    def _compose(self, held: PolicyStep, features: np.ndarray, base: np.ndarray) -> PolicyStep:
-        limit = self.config.residual_clip
-        correction = self.config.action_scale * np.clip(held.residual, -limit, limit)
-        action = (base + correction).astype(np.float32)
-        return replace(
-            held,
-            features=features,
-            base=base,
-            action=action,
-            command=self.base.unnormalise_action(action),
-            tick=self._tick,
-            decision=held.tick == self._tick,
         )

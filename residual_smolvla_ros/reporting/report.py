@@ -1,3 +1,164 @@
+"""A run's report: summary.json, learning_curve.png, the clip and report.html."""
+
+import base64
 from pathlib import Path
-def write_report(run: Path, wall_s: float) -> None:
-    print("done", wall_s)
+
+import numpy as np
+from jinja2 import Template
+from scipy.stats import binomtest
+
+from residual_smolvla_ros.learning.schedule import (
+    BASE,
+    CLIP_BASE,
+    CLIP_RESIDUAL,
+    HELD_OUT_SEED,
+    RESIDUAL,
+    TRAIN,
+    TRAINING_PHASES,
+    VALIDATION,
+    WARMUP,
+    Outcome,
+)
+from residual_smolvla_ros.reporting.plots import draw_learning_curve, write_clip
+from residual_smolvla_ros.reporting.results import (
+    UPDATES,
+    load_frames,
+    read_lines,
+    read_outcomes,
+    read_run,
+    write_summary,
+)
+
+_PAGE = Template((Path(__file__).parent / "report.html.j2").read_text(), autoescape=True)
+
+
+def write_report(run: Path) -> dict:
+    """Write the report into a run's folder from its `episodes.jsonl`; return the summary.
+
+    Success is over held-out episodes, with Wilson's 95 % interval.
+    """
+    outcomes = read_outcomes(run)
+    summary = summarise(run, outcomes)
+    write_summary(run, summary)
+    curve = draw_learning_curve(run / "learning_curve.png", validation_curve(outcomes), summary)
+    clip = write_clip(
+        run / "clip.gif",
+        [("base alone", load_frames(run, CLIP_BASE)), ("base + residual", load_frames(run, CLIP_RESIDUAL))],
+    )
+    page = _PAGE.render(
+        summary=summary,
+        rows=table_rows(summary),
+        curve=_embed(curve),
+        clip=_embed(clip),
+        clip_note=_clip_note(outcomes),
+        run=run.name,
+    )
+    (run / "report.html").write_text(page)
+    return summary
+
+
+def summarise(run: Path, outcomes: list[Outcome]) -> dict:
+    """Return the figures of a run."""
+    training = [o for o in outcomes if o.phase in TRAINING_PHASES]
+    updates = read_lines(run / UPDATES)
+    base = {o.index: o.success for o in outcomes if o.phase == BASE}
+    residual = {o.index: o.success for o in outcomes if o.phase == RESIDUAL}
+    paired = sorted(base.keys() & residual.keys())
+    env_steps = sum(o.steps for o in training)
+    phase_wall = training_seconds(outcomes)
+    summary = {
+        "env_steps": env_steps,
+        "episodes": len(training),
+        "updates": max((u["version"] for u in updates), default=0),
+        "wall_s": round(max((o.wall_s for o in outcomes), default=0.0), 1),
+        "training_wall_s": round(phase_wall, 1),
+        "steps_per_s": round(env_steps / phase_wall, 1) if phase_wall else 0.0,
+        "eval_episodes": len(base),
+        **_rate("base", base),
+        **_rate("residual", residual),
+        "solved_by_residual_only": sum(residual[i] and not base[i] for i in paired),
+        "solved_by_base_only": sum(base[i] and not residual[i] for i in paired),
+    }
+    return summary | read_run(run)
+
+
+def training_seconds(outcomes: list[Outcome]) -> float:
+    """Return the wall time of training episodes and updates, evaluations left out, in s."""
+    total, previous = 0.0, 0.0
+    for outcome in sorted(outcomes, key=lambda o: o.wall_s):
+        if outcome.phase in TRAINING_PHASES:
+            total += outcome.wall_s - previous
+        previous = outcome.wall_s
+    return total
+
+
+def validation_curve(outcomes: list[Outcome]) -> list[tuple[int, float, int]]:
+    """Return (training steps so far, success, episodes) of each evaluation while training."""
+    steps, points = 0, {}
+    for outcome in sorted(outcomes, key=lambda o: o.episode):
+        if outcome.phase in (WARMUP, TRAIN):
+            steps += outcome.steps
+        elif outcome.phase == VALIDATION:
+            points.setdefault((outcome.weights_version, steps), []).append(outcome.success)
+    return [(at, float(np.mean(s)), len(s)) for (_, at), s in sorted(points.items())]
+
+
+def table_rows(summary: dict) -> list[tuple[str, str, str]]:
+    """Return name, success and interval of base and base + residual."""
+    rows = []
+    for key, name in (("base", "base alone"), ("residual", "base + residual")):
+        success = summary[f"success_{key}"]
+        if success is not None:
+            low, high = summary[f"success_{key}_ci95"]
+            rows.append((name, f"{success:.3f}", f"{low:.3f} to {high:.3f}"))
+    return rows
+
+
+def format_table(summary: dict) -> str:
+    """Return the result as text for a terminal."""
+    lines = [
+        "",
+        f"  {summary['eval_episodes']} held-out seeds, deterministic   success   95 % interval",
+    ]
+    lines += [f"  {name:<34}{success:>9}   {interval}" for name, success, interval in table_rows(summary)]
+    lines.append(
+        f"  solved by base + residual only: {summary['solved_by_residual_only']}, "
+        f"by base alone only: {summary['solved_by_base_only']}"
+    )
+    if summary["env_steps"]:
+        lines.append(
+            f"  {summary['env_steps']} control steps in {summary['episodes']} episodes, "
+            f"{summary['updates']} updates, {summary['steps_per_s']:.0f} steps/s; "
+            f"{summary['wall_s']:.0f} s in all"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _rate(key: str, successes: dict[int, bool]) -> dict:
+    if not successes:
+        return {f"success_{key}": None, f"success_{key}_ci95": None}
+    result = binomtest(sum(successes.values()), len(successes))
+    interval = result.proportion_ci(method="wilson")
+    return {
+        f"success_{key}": round(result.statistic, 4),
+        f"success_{key}_ci95": [round(interval.low, 4), round(interval.high, 4)],
+    }
+
+
+def _clip_note(outcomes: list[Outcome]) -> str:
+    clip = next((o for o in outcomes if o.phase == CLIP_BASE), None)
+    if clip is None:
+        return ""
+    return (
+        f"Held-out seed {HELD_OUT_SEED + clip.index}: the first that base + residual solved and "
+        "the base alone did not, where there is one."
+    )
+
+
+def _embed(file: Path | None) -> str:
+    if file is None:
+        return ""
+    kind = file.suffix.removeprefix(".")
+    return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+

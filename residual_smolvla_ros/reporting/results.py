@@ -9,7 +9,8 @@ from PIL import Image
 
 from residual_smolvla_ros.learning.schedule import TRAINING_PHASES, Outcome
 
-EPISODES, UPDATES, RUN = "episodes.jsonl", "updates.jsonl", "run.json"
+EPISODES, UPDATES = "episodes.jsonl", "updates.jsonl"
+RUN, SUMMARY = "run.json", "summary.json"
 
 
 def append_outcome(run: Path, outcome: Outcome) -> None:
@@ -57,3 +58,24 @@ def save_frames(run: Path, phase: str, frames: list[np.ndarray]) -> None:
 def load_frames(run: Path, phase: str) -> list[np.ndarray]:
     """Return the frames that `save_frames` wrote."""
     return [np.asarray(Image.open(p)) for p in sorted((run / "clip").glob(f"{phase}_*.png"))]
+
+
+def write_run(run: Path, settings: dict) -> None:
+    """Note what the run was started with in `run.json`."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / RUN).write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def read_run(run: Path) -> dict:
+    """Return what `write_run` noted."""
+    return json.loads((run / RUN).read_text()) if (run / RUN).is_file() else {}
+
+
+def write_summary(run: Path, summary: dict) -> None:
+    """Write `summary.json`."""
+    (run / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def read_summary(run: Path) -> dict:
+    """Return `summary.json`, empty where there is none."""
+    return json.loads((run / SUMMARY).read_text()) if (run / SUMMARY).is_file() else {}

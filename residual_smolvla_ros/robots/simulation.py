@@ -14,6 +14,7 @@ from so101_nexus.lerobot_adapter.sim_follower import SimSOFollower
 from so101_nexus.lerobot_adapter.sim_follower_config import SimSOFollowerConfig
 from so101_nexus.lerobot_adapter.synthetic_calibration import write_synthetic_calibration
 
+from residual_smolvla_ros.robots.kinematics import heading
 from residual_smolvla_ros.robots.rendering import Renderer, View
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
 
@@ -31,7 +32,7 @@ SPECTATOR = View(480, 360, lookat=(0.16, 0.0, 0.07), distance=0.62, azimuth=135.
                  elevation=-22.0, meshes=True)  # fmt: skip
 
 PRIVILEGED_NAMES = (
-    "cube_in_gripper.x", "cube_in_gripper.y", "cube_in_gripper.z",
+    "cube_from_tcp.forward", "cube_from_tcp.left", "cube_from_tcp.up",
     "cube_yaw.sin4", "cube_yaw.cos4",
     "cube.x", "cube.y", "cube.height",
     "tcp.x", "tcp.y", "tcp.z",
@@ -134,7 +135,7 @@ class SimulatedSO101:
         cube = env._get_target_pose()
         tcp = env.data.site_xpos[env._tcp_site_id]
         rotation = env.data.site_xmat[env._tcp_site_id].reshape(3, 3)
-        offset = rotation.T @ (cube[:3] - tcp)
+        offset = heading(tcp).T @ (cube[:3] - tcp)
         w, x, y, z = cube[3:]
         # A cube looks the same every 90 degrees, so its yaw enters as an angle times four.
         cube_yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))

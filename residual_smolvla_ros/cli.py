@@ -1,0 +1,94 @@
+"""The command `residual-smolvla`: the launch files' pipelines, started without `launch`."""
+
+import os
+import sys
+from pathlib import Path
+
+from residual_smolvla_ros import pipeline, starter
+from residual_smolvla_ros.progress import ProgressBar
+from residual_smolvla_ros.reporting.report import format_table, write_report
+from residual_smolvla_ros.reporting.results import read_summary
+
+USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residual, evaluate, report
+       residual-smolvla evaluate [name:=value ...]    base against base + residual
+       residual-smolvla report output:=<run>          write a run's report anew
+       residual-smolvla <command> --show-args         list the arguments"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        sys.exit(_run(argv))
+    except ValueError as error:
+        print(f"residual-smolvla: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    command, *rest = argv
+    if command not in (pipeline.FINETUNE, pipeline.EVALUATE, "report"):
+        raise pipeline.ArgumentError(
+            f"expected the command finetune, evaluate or report, found {command!r}"
+        )
+    if {"-h", "--help", "-s", "--show-args"} & set(rest):
+        print(USAGE if command == "report" else _show_arguments(command))
+        return 0
+    given = _parse(rest)
+    if command == "report":
+        return _report(given)
+    return _start(command, given)
+
+
+def _parse(tokens: list[str]) -> dict[str, str]:
+    pairs = {}
+    for token in tokens:
+        name, separator, value = token.partition(":=")
+        if not separator:
+            raise pipeline.ArgumentError(f"expected name:=value, found {token!r}")
+        pairs[name] = value
+    return pairs
+
+
+def _show_arguments(mode: str) -> str:
+    lines = [f"Arguments of residual-smolvla {mode} (name:=value):", ""]
+    for argument in pipeline.arguments(mode):
+        lines.append(f"    {argument.name}:")
+        lines.append(f"        {argument.help} (default: {argument.default or '-'})")
+    return "\n".join(lines)
+
+
+def _start(mode: str, given: dict[str, str]) -> int:
+    described = pipeline.build(mode, given)
+    values = pipeline.parse_arguments(mode, given)
+    # Set here: the nodes inherit it, and their DDS reads it when it is loaded.
+    os.environ.update(described.environment)
+    described.output.mkdir(parents=True, exist_ok=True)
+    print(f"run: {described.output}")
+    steps = values.get("total_steps", 0)
+    with ProgressBar(
+        described.output, steps, values["eval_episodes"], values.get("resume", False)
+    ) as bar:
+        code = starter.run(described, bar.show)
+    summary = read_summary(described.output)
+    if code == 0 and summary:
+        print(format_table(summary))
+        print(f"report: {described.output / 'report.html'}")
+    return code
+
+
+def _report(given: dict[str, str]) -> int:
+    if list(given) != ["output"]:
+        raise pipeline.ArgumentError(f"report: expected output:=<run>, found {sorted(given)}")
+    run = Path(given["output"])
+    if not (run / "episodes.jsonl").is_file():
+        raise pipeline.ArgumentError(f"output: expected a run with episodes.jsonl, found none: {run}")
+    print(format_table(write_report(run)))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Start a pipeline's nodes as processes where no `launch` is installed: honcho supervises them."""
+
+import functools
+import json
+import sys
+from collections import deque
+from pathlib import Path
+
+import honcho.manager
+import honcho.process
+
+from residual_smolvla_ros.pipeline import NodeSpec, Pipeline
+
+# Between SIGTERM and SIGKILL: Ctrl-C ends everything within 5 s.
+honcho.manager.KILL_WAIT = 4
+LAST_WORDS = 12
+
+
+class _ArgumentProcess(honcho.process.Process):
+    """A honcho process that takes a list of arguments: no shell is built from parameters."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._child_ctor = functools.partial(honcho.process.Popen, shell=False)
+
+
+class _LogPrinter:
+    """Write each node's output to `<run>/log/<node>.log`; show warnings and errors."""
+
+    width = 0
+
+    def __init__(self, folder: Path, show):
+        self._folder = folder
+        self._show = show
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.last_words: dict[str, deque[str]] = {}
+
+    def write(self, message) -> None:
+        """Take a line of a node, or of honcho itself ("system")."""
+        text = message.data
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        text = text.rstrip("\n")
+        if message.name == "system":
+            return
+        self.last_words.setdefault(message.name, deque(maxlen=LAST_WORDS)).append(text)
+        with (self._folder / f"{message.name}.log").open("a") as stream:
+            stream.write(text + "\n")
+        if any(mark in text for mark in ("[WARN]", "[ERROR]", "[FATAL]", ": error: ")):
+            self._show(text)
+
+
+def command(node: NodeSpec, parameter_file: Path) -> list[str]:
+    """Return the command line of a node."""
+    files = [*node.parameter_files, str(parameter_file)]
+    remaps = [part for old, new in node.remappings for part in ("-r", f"{old}:={new}")]
+    arguments = [part for file in files for part in ("--params-file", file)]
+    return [sys.executable, "-m", node.module, "--ros-args", *arguments, *remaps]
+
+
+def run(pipeline: Pipeline, show=print) -> int:
+    """Run a pipeline until its `episode` node is done; return an exit code.
+
+    A node that dies brings the rest down; its name and last words are shown. `show` prints a
+    line to the person.
+    """
+    manager = honcho.manager.Manager(_LogPrinter(pipeline.output / "log", show))
+    manager._process_ctor = _ArgumentProcess
+    # A child that was told to stop is silent: the first to stop by itself decides.
+    first: list[str] = []
+    for node in pipeline.nodes:
+        file = _write_parameters(pipeline.output / "parameters", node)
+        manager.add_process(node.executable, command(node, file))
+    _remember_first_stop(manager, first)
+    try:
+        manager.loop()
+    except KeyboardInterrupt:
+        manager.terminate()
+        return 130
+    name = first[0] if first else ""
+    code = manager.returncode or 0
+    if code in (130, 143):
+        show("interrupted: stopped with the checkpoint of the last update")
+    elif name and (code != 0 or name != "episode"):
+        words = manager._printer.last_words.get(name, ())
+        show(f"node {name} ended with exit code {code}; its last words:")
+        for line in words:
+            show(f"  {line}")
+        return code if code > 0 else 1
+    return code
+
+
+def _remember_first_stop(manager: honcho.manager.Manager, first: list[str]) -> None:
+    """Note which process stopped first: honcho keeps its exit code, not its name."""
+    get = manager.events.get
+
+    def noting(*args, **kwargs):
+        message = get(*args, **kwargs)
+        if message.type == "stop":
+            first.append(message.name)
+        return message
+
+    manager.events.get = noting
+
+
+def _write_parameters(folder: Path, node: NodeSpec) -> Path:
+    """Write a node's parameters where ROS 2 reads them; JSON is YAML."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{node.executable}.yaml"
+    file.write_text(json.dumps({"/**": {"ros__parameters": node.parameters}}, indent=1) + "\n")
+    return file
