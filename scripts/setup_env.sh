@@ -59,7 +59,7 @@ get_uv() {
     for candidate in "$1" python3 python; do
         if [[ -n $candidate ]] && "$candidate" -m pip --version >/dev/null 2>&1; then
             say "getting uv with the pip of $candidate"
-            "$candidate" -m pip install --quiet --disable-pip-version-check --upgrade \
+            "$candidate" -m pip install -qq --disable-pip-version-check --upgrade \
                 --constraint constraints.txt --target "$private_uv" uv
             uv="$private_uv/bin/uv"
             return
@@ -85,8 +85,8 @@ make_venv() {
     fi
     get_uv ""
     say "found no Python 3.12 or 3.13; asking uv for one"
-    "$uv" venv --quiet --allow-existing --python 3.12 "$venv" ||
-        fail "needs Python 3.12 or 3.13 and found none here; install one, or name it: PYTHON=<path> make venv"
+    "$uv" venv --quiet --allow-existing --python 3.12 "$venv" 2>/dev/null ||
+        fail "needs Python 3.12 or 3.13: found none, and uv could not fetch one; install one, or name it: PYTHON=<path> make venv"
 }
 
 has_osmesa() {
