@@ -57,6 +57,8 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
 
 def load(checkpoint: Path):
     """Return policy, preprocessor and postprocessor of a saved checkpoint."""
+    if not (checkpoint / "config.json").exists():  # LeRobot would look for it on the hub
+        raise FileNotFoundError(f"no checkpoint in {checkpoint}")
     vlm = str(checkpoint / VLM_FOLDER)
     config = PreTrainedConfig.from_pretrained(checkpoint)
     config.vlm_model_name = vlm

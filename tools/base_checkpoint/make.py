@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3000, help="most training steps")
     parser.add_argument("--check-every", type=int, default=500, help="steps between validations")
     parser.add_argument(
-        "--stop-at", type=float, default=0.40, help="validation success that ends training"
+        "--stop-at", type=float, default=0.35, help="validation success that ends training"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
