@@ -71,7 +71,7 @@ REWARD = Schema(
 # state whose command led here, 0 after a reset.
 ENVIRONMENT_STATE = Schema(
     "environment_state",
-    tensors={"privileged": (None,), "reward": ()},
+    tensors={"privileged": (None,), "target": (3,), "reward": ()},
     metadata={"stamp": int, "previous_stamp": int, "success": _flag},
 )
 

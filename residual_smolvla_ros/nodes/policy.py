@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from builtin_interfaces.msg import Duration
+from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -78,6 +79,7 @@ class PolicyNode(PipelineNode):
         self._images: dict[str, Image] = {}
         self._pending: JointState | None = None
         self._answered = 0
+        self._waiting_for = "an episode"
         self._answer: JointTrajectory | None = None
 
         self._commands = self.create_publisher(JointTrajectory, "joint_trajectory", CONTROL_QOS)
@@ -133,10 +135,12 @@ class PolicyNode(PipelineNode):
         # Topics overtake each other: what tells the state that an episode ended in from the
         # first one of the next is that a reset takes longer than a control period.
         goes_on = 0 < stamp - self._answered < 2 * self._period_ns
-        if self._active and self._next_plan is not None and not goes_on:
-            self._pending, self._plan = message, None
+        if not goes_on and (self._lockstep or self._next_plan is not None):
+            if self._active and self._next_plan is not None:
+                self._pending, self._plan = message, None
         elif self._plan is not None:
-            if self._active or self._policy.tick >= self._plan.max_steps:
+            # The state at the time limit counts even if the episode's end overtook it.
+            if self._active or (goes_on and self._policy.tick >= self._plan.max_steps):
                 self._pending = message
         self._try_tick()
 
@@ -150,21 +154,23 @@ class PolicyNode(PipelineNode):
         if state is None:
             self._pending = None
             return
-        privileged = None
-        if "privileged" in self._policy.config.features:
+        extra = {}
+        if self._policy.config.needs_environment:
             if self._environment is None or self._environment.metadata["stamp"] != stamp:
+                self._waiting_for = "environment/state of the joint_states"
                 return
-            privileged = self._environment["privileged"]
+            extra = self._environment.tensors
         if self._policy.tick >= self._plan.max_steps:
-            self._finish(stamp, state, privileged)
+            self._finish(stamp, state, extra)
             return
         if self._policy.needs_plan:
             images = self._current_images(stamp)
             if images is None:
+                self._waiting_for = f"images of {', '.join(self._policy.base.cameras)}"
                 return
             self._policy.plan(images, state)
             self.tally("plans")
-        step = self._policy.step(state, privileged)
+        step = self._policy.step(state, extra)
         self._publish_command(message, stamp, step)
         self._publish_step(stamp, step)
         self._publish_views(message, step)
@@ -182,6 +188,7 @@ class PolicyNode(PipelineNode):
                 record.metadata["version"],
             )
         if self._policy.network is None or plan.weights_version > self._policy.version:
+            self._waiting_for = f"weights of version {plan.weights_version}"
             return False
         self._policy.begin_episode(plan.seed, plan.max_steps, plan.use_residual, plan.explore)
         self._plan, self._next_plan = plan, None
@@ -217,6 +224,7 @@ class PolicyNode(PipelineNode):
         command.header.stamp = message.header.stamp
         self._commands.publish(command)
         self._answered, self._answer, self._pending = stamp, command, None
+        self._waiting_for = "joint_states"
         self.tally("commands")
 
     def _publish_step(self, stamp: int, step: PolicyStep) -> None:
@@ -239,9 +247,9 @@ class PolicyNode(PipelineNode):
         )
         self._steps.publish(to_message(blob))
 
-    def _finish(self, stamp: int, state: np.ndarray, privileged: np.ndarray | None) -> None:
+    def _finish(self, stamp: int, state: np.ndarray, extra: dict[str, np.ndarray]) -> None:
         """At the time limit: publish the state that the critic bootstraps from; no command."""
-        features = self._policy.final_features(state, privileged)
+        features = self._policy.final_features(state, extra)
         zeros = np.zeros(self._policy.base.action_size, dtype=np.float32)
         blob = pack(
             STEP,
@@ -262,6 +270,11 @@ class PolicyNode(PipelineNode):
         )
         self._steps.publish(to_message(blob))
         self._answered, self._answer, self._pending = stamp, None, None
+
+    def status(self):
+        """Report what the next command waits for."""
+        values = {"weights_version": str(self._policy.version), "active": str(self._active)}
+        return DiagnosticStatus.OK, f"waiting for {self._waiting_for}", values
 
     def _publish_views(self, message: JointState, step: PolicyStep) -> None:
         """Publish base and residual, in rad, for those who look on."""

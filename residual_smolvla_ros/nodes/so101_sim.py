@@ -8,6 +8,7 @@ message lost to a node that was just starting holds nothing up.
 import time
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool
@@ -167,7 +168,7 @@ class So101SimNode(PipelineNode):
         state = self._sim.state()
         blob = pack(
             ENVIRONMENT_STATE,
-            {"privileged": state.privileged, "reward": state.reward},
+            {"privileged": state.privileged, "target": state.target, "reward": state.reward},
             stamp=self._stamp,
             previous_stamp=self._previous_stamp,
             success=state.success,
@@ -194,6 +195,13 @@ class So101SimNode(PipelineNode):
         if self._active and self._awaiting is not None:
             if time.monotonic() - self._published_at >= REPEAT_S:
                 self._states.publish(self._awaiting)
+
+    def status(self):
+        """Report the episode's step and whether a command is awaited."""
+        waiting = self._awaiting is not None
+        values = {"step": str(self._step), "active": str(self._active), "stamp": str(self._stamp)}
+        message = "waiting for a command" if waiting else "waiting for an episode"
+        return DiagnosticStatus.OK, message, values
 
     def close(self) -> None:
         """Release the simulator."""

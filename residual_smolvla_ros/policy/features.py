@@ -12,6 +12,8 @@ STATE_CLIP = 3.0
 PLAN_AHEAD = (0, 10, 20)
 # Turns the metres of planned_tcp into numbers of about one.
 TCP_SCALE = 20.0
+# One unit of target_from_plan is 2 cm, the size of a typical miss; larger ones are clipped.
+TARGET_SCALE, TARGET_CLIP = 50.0, 4.0
 # Length of the residual in each action space; 0 is one value a joint.
 RESIDUAL_SIZES = {"joint": 0, "gripper": 5}
 
@@ -22,7 +24,8 @@ class ResidualConfig:
 
     `features` maps the name of each feature to its size, in the order of the network's input:
     state and base_action (joints,), normalised; planned_tcp, where the plan takes the tool centre
-    point now and at PLAN_AHEAD, from where it is; chunk_position, 0 at a plan's first action and 1
+    point now and at PLAN_AHEAD, from where it is; target_from_plan, where the task's object is
+    from there; chunk_position, 0 at a plan's first action and 1
     after its last; episode_time, 0 at the start and 1 at the time limit; privileged, what a
     simulator alone knows.
     `action_scale` is the size of one unit of residual in standard deviations of the base's
@@ -44,6 +47,7 @@ class ResidualConfig:
         "state",
         "base_action",
         "planned_tcp",
+        "target_from_plan",
         "chunk_position",
         "episode_time",
         "privileged",
@@ -71,12 +75,24 @@ class ResidualConfig:
             "state": joints,
             "base_action": joints,
             "planned_tcp": 3 * len(PLAN_AHEAD),
+            "target_from_plan": 3 * len(PLAN_AHEAD),
             "chunk_position": 1,
             "episode_time": 1,
             "privileged": privileged_size,
         }
         # An unknown name gets size 0 here and its error message in __post_init__.
         return cls({name: sizes.get(name, 0) for name in names}, action_size=joints, **settings)
+
+    @property
+    def needs_environment(self) -> bool:
+        """Whether a feature comes from environment/state."""
+        return bool({"privileged", "target_from_plan"} & self.features.keys())
+
+    @property
+    def needs_kinematics(self) -> bool:
+        """Whether the robot's kinematics are needed."""
+        names = {"planned_tcp", "target_from_plan"}
+        return self.action_space == "gripper" or bool(names & self.features.keys())
 
     @property
     def residual_size(self) -> int:

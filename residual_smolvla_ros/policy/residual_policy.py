@@ -8,7 +8,14 @@ import torch
 from residual_smolvla_ros.policy.action_space import GripperSpace, JointSpace, Kinematics
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
-from residual_smolvla_ros.policy.features import PLAN_AHEAD, STATE_CLIP, TCP_SCALE, ResidualConfig
+from residual_smolvla_ros.policy.features import (
+    PLAN_AHEAD,
+    STATE_CLIP,
+    TARGET_CLIP,
+    TARGET_SCALE,
+    TCP_SCALE,
+    ResidualConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,7 @@ class ResidualSmolVLAPolicy:
                 f"residual weights: expected an action of {self.base.action_size}, "
                 f"found {config.action_size}"
             )
-        if self._kinematics is None and (
-            config.action_space == "gripper" or "planned_tcp" in config.features
-        ):
+        if config.needs_kinematics and self._kinematics is None:
             raise ValueError("residual weights: expected kinematics of the robot, found none")
         network = ResidualActorCritic(config)
         try:
@@ -119,10 +124,14 @@ class ResidualSmolVLAPolicy:
         self._plans += 1
 
     @torch.inference_mode()
-    def step(self, state: np.ndarray, privileged: np.ndarray | None = None) -> PolicyStep:
-        """Return the next action for the state (joints,) in LeRobot's units."""
+    def step(self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None) -> PolicyStep:
+        """Return the next action for the state (joints,) in LeRobot's units.
+
+        `extra` holds what the features need beside it: `privileged`, and `target`, the position
+        (3,) of the task's object in the base frame in m.
+        """
         base = self._chunk[self._chunk_index]
-        features = self._features(state, privileged)
+        features = self._features(state, extra or {})
         if self._tick % self.config.hold_steps == 0:
             self._held = self._decide(features, state)
         step = replace(
@@ -138,36 +147,38 @@ class ResidualSmolVLAPolicy:
         return step
 
     def final_features(
-        self, state: np.ndarray, privileged: np.ndarray | None = None
+        self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None
     ) -> np.ndarray:
         """Return the features of the state after the last step, from which a critic bootstraps."""
-        return self._features(state, privileged)
+        return self._features(state, extra or {})
 
     def _planned(self, ahead: int = 0) -> np.ndarray:
         return self._chunk[min(self._chunk_index + ahead, len(self._chunk) - 1)]
 
-    def _features(self, state: np.ndarray, privileged: np.ndarray | None) -> np.ndarray:
+    def _features(self, state: np.ndarray, extra: dict[str, np.ndarray]) -> np.ndarray:
         values = {
             "state": np.clip(self.base.normalise_state(state), -STATE_CLIP, STATE_CLIP),
             "base_action": self._planned(),
             "chunk_position": np.float32(self._chunk_index / len(self._chunk)),
             "episode_time": np.float32(self._tick / self._max_steps),
         }
-        if "planned_tcp" in self.config.features:
-            values["planned_tcp"] = self._planned_tcp(state)
-        if privileged is not None:
-            values["privileged"] = privileged
+        if "privileged" in extra:
+            values["privileged"] = extra["privileged"]
+        if self.config.features.keys() & {"planned_tcp", "target_from_plan"}:
+            values |= self._plan_features(state, extra.get("target"))
         return self.config.pack(values)
 
-    def _planned_tcp(self, state: np.ndarray) -> np.ndarray:
+    def _plan_features(self, state: np.ndarray, target) -> dict[str, np.ndarray]:
         robot = self._kinematics
         tcp = robot.forward(robot.to_radians(state))
         frame = robot.heading(tcp).T
-        offsets = []
-        for ahead in PLAN_AHEAD:
-            command = self.base.unnormalise_action(self._planned(ahead))
-            offsets.append(frame @ (robot.forward(robot.to_radians(command)) - tcp))
-        return TCP_SCALE * np.concatenate(offsets)
+        commands = [self.base.unnormalise_action(self._planned(ahead)) for ahead in PLAN_AHEAD]
+        planned = np.stack([robot.forward(robot.to_radians(command)) for command in commands])
+        values = {"planned_tcp": TCP_SCALE * (planned - tcp) @ frame.T}
+        if target is not None:
+            miss = TARGET_SCALE * (target - planned) @ frame.T
+            values["target_from_plan"] = np.clip(miss, -TARGET_CLIP, TARGET_CLIP)
+        return values
 
     def _decide(self, features: np.ndarray, state: np.ndarray) -> PolicyStep:
         mean, value = self.network(torch.from_numpy(features).unsqueeze(0))

@@ -50,6 +50,7 @@ class SimulatorState:
 
     reward: float
     success: bool
+    target: np.ndarray  # (3,) position of the cube in the base frame, m
     privileged: np.ndarray  # (12,) float32, PRIVILEGED_NAMES, scaled by PRIVILEGED_SCALE
 
 
@@ -127,7 +128,10 @@ class SimulatedSO101:
         info = self.robot.last_step_info()
         success = bool(info.info.get("success", False)) if info else False
         return SimulatorState(
-            reward=info.reward if info else 0.0, success=success, privileged=self._privileged(info)
+            reward=info.reward if info else 0.0,
+            success=success,
+            target=self._env._get_target_pose()[:3],
+            privileged=self._privileged(info),
         )
 
     def _privileged(self, info) -> np.ndarray:
