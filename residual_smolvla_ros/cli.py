@@ -85,7 +85,9 @@ def _report(given: dict[str, str]) -> int:
         raise pipeline.ArgumentError(f"report: expected output:=<run>, found {sorted(given)}")
     run = Path(given["output"])
     if not (run / "episodes.jsonl").is_file():
-        raise pipeline.ArgumentError(f"output: expected a run with episodes.jsonl, found none: {run}")
+        raise pipeline.ArgumentError(
+            f"output: expected a run with episodes.jsonl, found none: {run}"
+        )
     print(format_table(write_report(run)))
     return 0
 

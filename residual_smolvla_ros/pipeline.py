@@ -210,7 +210,9 @@ def _output_folder(mode: str, values: dict) -> Path:
         raise ArgumentError(f"resume: expected a run in output, found none in {output}")
     if not resume and output.is_dir() and any(output.iterdir()):
         hint = "; give resume:=true to go on with it" if mode == FINETUNE else ""
-        raise ArgumentError(f"output: expected a new or empty folder, found files in {output}{hint}")
+        raise ArgumentError(
+            f"output: expected a new or empty folder, found files in {output}{hint}"
+        )
     return output
 
 

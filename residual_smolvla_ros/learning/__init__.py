@@ -1,0 +1,1 @@
+"""Rollouts, PPO, checkpoints and the schedule of a run."""

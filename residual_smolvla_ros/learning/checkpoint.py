@@ -1,8 +1,8 @@
 """Checkpoints of a run: a numbered folder each, written whole or not at all.
 
-    <run>/checkpoints/000012/residual.safetensors   network and feature statistics
-                             training.safetensors   optimiser and random state
-                             state.json             configuration and counters
+<run>/checkpoints/000012/residual.safetensors   network and feature statistics
+training.safetensors   optimiser and random state
+state.json             configuration and counters
 """
 
 import json

@@ -116,7 +116,14 @@ class Learner:
         Raises CheckpointError if its features, actions or network differ from this run's.
         """
         found, expected = checkpoint.config, self.residual
-        for name in ("features", "action_size", "action_space", "hidden_sizes", "hold_steps", "action_scale"):
+        for name in (
+            "features",
+            "action_size",
+            "action_space",
+            "hidden_sizes",
+            "hold_steps",
+            "action_scale",
+        ):
             if getattr(found, name) != getattr(expected, name):
                 raise CheckpointError(
                     f"residual checkpoint {checkpoint.path}: expected {name} "

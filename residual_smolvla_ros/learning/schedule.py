@@ -123,7 +123,7 @@ class Schedule:
             return self._training_plan()
         if not self.evaluate_residual:
             return None
-        done = self.count(RESIDUAL)
+        done = self.count(RESIDUAL, self.version)
         if done < self.eval_episodes:
             return self._plan(RESIDUAL, done, HELD_OUT_SEED + done, weights_version=self.version)
         return self._clip_plan()
@@ -138,9 +138,7 @@ class Schedule:
         ):
             done = self.count(VALIDATION, version)
             if done < self.validation_episodes:
-                return self._plan(
-                    VALIDATION, done, VALIDATION_SEED + done, weights_version=version
-                )
+                return self._plan(VALIDATION, done, VALIDATION_SEED + done, weights_version=version)
         warmup = version < self.warmup_updates
         index = self.training_episodes
         return self._plan(
@@ -157,7 +155,7 @@ class Schedule:
             return None
         index = self.clip_index()
         for phase in (CLIP_BASE, CLIP_RESIDUAL):
-            if not self.count(phase):
+            if not self.count(phase, self.version):
                 return self._plan(
                     phase,
                     index,
@@ -170,7 +168,11 @@ class Schedule:
 
     def clip_index(self) -> int:
         """Return the first held-out seed that only the residual solved, else the first."""
-        success = {(o.phase, o.index): o.success for o in self.outcomes}
+        success = {
+            (o.phase, o.index): o.success
+            for o in self.outcomes
+            if o.phase == BASE or o.weights_version == self.version
+        }
         for index in range(self.eval_episodes):
             if success.get((RESIDUAL, index)) and not success.get((BASE, index)):
                 return index

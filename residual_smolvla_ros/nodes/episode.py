@@ -18,8 +18,10 @@ from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
     PipelineNode,
     image_qos,
-    main as run,
     to_message,
+)
+from residual_smolvla_ros.nodes.common import (
+    main as run,
 )
 from residual_smolvla_ros.nodes.images import from_image_message
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, WEIGHTS, Record, pack

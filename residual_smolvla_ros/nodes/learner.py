@@ -17,7 +17,8 @@ from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.ppo import PPOConfig
 from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.learning.schedule import EpisodePlan
-from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, main as run, to_message
+from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, to_message
+from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, WEIGHTS, Record, pack
 from residual_smolvla_ros.robots.units import JOINT_NAMES

@@ -15,9 +15,11 @@ from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
     PipelineNode,
     image_qos,
-    main as run,
     to_message,
     to_nanoseconds,
+)
+from residual_smolvla_ros.nodes.common import (
+    main as run,
 )
 from residual_smolvla_ros.nodes.images import from_image_message
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
@@ -91,9 +93,7 @@ class PolicyNode(PipelineNode):
         self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
         self.create_subscription(String, "task", self._on_task, LATCHED_QOS)
         self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
-        self.record_subscription(
-            ENVIRONMENT_STATE, "environment/state", self._on_environment
-        )
+        self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_environment)
         for name in base.cameras:
             self.create_subscription(
                 Image,
@@ -211,9 +211,7 @@ class PolicyNode(PipelineNode):
     def _current_images(self, stamp: int) -> dict[str, np.ndarray] | None:
         for name in self._policy.base.cameras:
             image = self._images.get(name)
-            if image is None or (
-                self._lockstep and to_nanoseconds(image.header.stamp) != stamp
-            ):
+            if image is None or (self._lockstep and to_nanoseconds(image.header.stamp) != stamp):
                 return None
         return {n: from_image_message(self._images[n]) for n in self._policy.base.cameras}
 
@@ -283,9 +281,7 @@ class PolicyNode(PipelineNode):
             self._publish_view(self._base_actions, message, base)
         if self._residual_actions.get_subscription_count():
             base = lerobot_to_rad(self._policy.base.unnormalise_action(step.base))
-            self._publish_view(
-                self._residual_actions, message, lerobot_to_rad(step.command) - base
-            )
+            self._publish_view(self._residual_actions, message, lerobot_to_rad(step.command) - base)
 
     def _publish_view(self, publisher, message: JointState, position: np.ndarray) -> None:
         view = JointState(name=self._joint_names, position=position.tolist())

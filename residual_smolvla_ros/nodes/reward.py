@@ -2,7 +2,8 @@
 
 from std_msgs.msg import Float32
 
-from residual_smolvla_ros.nodes.common import PipelineNode, main as run, to_message
+from residual_smolvla_ros.nodes.common import PipelineNode, to_message
+from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.records import ENVIRONMENT_STATE, REWARD, Record, pack
 from residual_smolvla_ros.rewards.environment import EnvironmentReward
 

@@ -21,9 +21,11 @@ from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
     PipelineNode,
     image_qos,
-    main as run,
     to_message,
     to_stamp,
+)
+from residual_smolvla_ros.nodes.common import (
+    main as run,
 )
 from residual_smolvla_ros.nodes.images import pinhole_info, to_image_message
 from residual_smolvla_ros.records import ENVIRONMENT_STATE, EPISODE_EVENT, Record, pack
@@ -73,9 +75,7 @@ class So101SimNode(PipelineNode):
         }
         self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
         self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
-        self.create_subscription(
-            JointTrajectory, "joint_trajectory", self._on_command, CONTROL_QOS
-        )
+        self.create_subscription(JointTrajectory, "joint_trajectory", self._on_command, CONTROL_QOS)
         self.create_service(Trigger, "reset_environment", self._on_reset)
         period = REPEAT_S if self._lockstep else 1.0 / RATE_HZ
         self.create_timer(period, self._repeat if self._lockstep else self._tick)
@@ -188,7 +188,9 @@ class So101SimNode(PipelineNode):
             pixels = self._sim.render(name)
             frame = f"{name}_optical_frame"
             self._images[name].publish(to_image_message(pixels, stamp, frame))
-            info = pinhole_info(stamp, frame, view.width, view.height, self._sim.field_of_view(name))
+            info = pinhole_info(
+                stamp, frame, view.width, view.height, self._sim.field_of_view(name)
+            )
             self._infos[name].publish(info)
 
     def _repeat(self) -> None:

@@ -1,0 +1,1 @@
+"""The frozen base, the residual, and their composition."""

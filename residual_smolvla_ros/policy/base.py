@@ -57,9 +57,7 @@ class FrozenSmolVLA:
         self.cameras = tuple(
             key.removeprefix(f"{OBS_IMAGES}.") for key in sorted(config.image_features)
         )
-        self._action_scale, self._action_offset = self._affine(
-            self._unnormalise, self.action_size
-        )
+        self._action_scale, self._action_offset = self._affine(self._unnormalise, self.action_size)
         self._state_scale, self._state_offset = self._affine(self._normalise, self.state_size)
 
     def _load_config(self) -> PreTrainedConfig:

@@ -40,9 +40,7 @@ class ResidualSmolVLAPolicy:
     All randomness of an episode comes from the seed given to `begin_episode`.
     """
 
-    def __init__(
-        self, base: FrozenSmolVLA, task: str = "", kinematics: Kinematics | None = None
-    ):
+    def __init__(self, base: FrozenSmolVLA, task: str = "", kinematics: Kinematics | None = None):
         self.base = base
         self.task = task
         self._kinematics = kinematics

@@ -1,0 +1,1 @@
+"""Results of a run as files, pictures and a page."""

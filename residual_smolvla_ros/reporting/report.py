@@ -43,7 +43,10 @@ def write_report(run: Path) -> dict:
     curve = draw_learning_curve(run / "learning_curve.png", validation_curve(outcomes), summary)
     clip = write_clip(
         run / "clip.gif",
-        [("base alone", load_frames(run, CLIP_BASE)), ("base + residual", load_frames(run, CLIP_RESIDUAL))],
+        [
+            ("base alone", load_frames(run, CLIP_BASE)),
+            ("base + residual", load_frames(run, CLIP_RESIDUAL)),
+        ],
     )
     page = _PAGE.render(
         summary=summary,
@@ -62,7 +65,10 @@ def summarise(run: Path, outcomes: list[Outcome]) -> dict:
     training = [o for o in outcomes if o.phase in TRAINING_PHASES]
     updates = read_lines(run / UPDATES)
     base = {o.index: o.success for o in outcomes if o.phase == BASE}
-    residual = {o.index: o.success for o in outcomes if o.phase == RESIDUAL}
+    newest = max((o.weights_version for o in outcomes if o.phase == RESIDUAL), default=None)
+    residual = {
+        o.index: o.success for o in outcomes if o.phase == RESIDUAL and o.weights_version == newest
+    }
     paired = sorted(base.keys() & residual.keys())
     env_steps = sum(o.steps for o in training)
     phase_wall = training_seconds(outcomes)
@@ -120,7 +126,9 @@ def format_table(summary: dict) -> str:
         "",
         f"  {summary['eval_episodes']} held-out seeds, deterministic   success   95 % interval",
     ]
-    lines += [f"  {name:<34}{success:>9}   {interval}" for name, success, interval in table_rows(summary)]
+    lines += [
+        f"  {name:<34}{success:>9}   {interval}" for name, success, interval in table_rows(summary)
+    ]
     lines.append(
         f"  solved by base + residual only: {summary['solved_by_residual_only']}, "
         f"by base alone only: {summary['solved_by_base_only']}"
@@ -160,5 +168,3 @@ def _embed(file: Path | None) -> str:
         return ""
     kind = file.suffix.removeprefix(".")
     return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-

@@ -1,0 +1,7 @@
+"""Robots and what belongs to them: units, kinematics, the simulated SO101."""
+
+import os
+
+# Before anything here imports MuJoCo, which reads it then: OSMesa renders without a GPU or a
+# display. A user's own choice stands.
+os.environ.setdefault("MUJOCO_GL", "osmesa")

@@ -61,9 +61,7 @@ class Kinematics:
         jacr = np.zeros((3, self._model.nv))
         mujoco.mj_jacSite(self._model, self._data, jacp, jacr, self._site)
         jacobian = np.vstack([jacp[:, self._dofs], ORIENTATION_WEIGHT * jacr[:, self._dofs]])
-        twist = np.concatenate(
-            [heading(tcp) @ step, [0.0, 0.0, ORIENTATION_WEIGHT * yaw]]
-        )
+        twist = np.concatenate([heading(tcp) @ step, [0.0, 0.0, ORIENTATION_WEIGHT * yaw]])
         gram = jacobian @ jacobian.T + DAMPING * np.eye(6)
         change = jacobian.T @ np.linalg.solve(gram, twist)
         return np.append(np.clip(change, -MAX_STEP_RAD, MAX_STEP_RAD), 0.0)

@@ -1,12 +1,8 @@
 """The simulated SO101: LeRobot's robot `sim_so_follower` on a cube-lifting task."""
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-
-# OSMesa renders without a GPU or a display; a user's own choice stands.
-os.environ.setdefault("MUJOCO_GL", "osmesa")
 
 import numpy as np
 from so101_nexus.config import PhysicsConfig, PickConfig, RewardConfig, RobotConfig
@@ -60,7 +56,8 @@ class SimulatedSO101:
     joint_names = JOINT_NAMES
 
     def __init__(self) -> None:
-        calibration = Path(tempfile.mkdtemp(prefix="so101_sim_"))
+        self._calibration = tempfile.TemporaryDirectory(prefix="so101_sim_")
+        calibration = Path(self._calibration.name)
         write_synthetic_calibration(calibration, "sim")
         config = PickConfig(
             physics=PhysicsConfig(
@@ -161,3 +158,4 @@ class SimulatedSO101:
         if self._renderer is not None:
             self._renderer.close()
         self.robot.disconnect()
+        self._calibration.cleanup()

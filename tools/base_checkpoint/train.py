@@ -125,8 +125,10 @@ def train(
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.95), weight_decay=1e-6)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda k: min(1.0, (k + 1) / WARMUP_STEPS)
-        * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, k / steps)))),
+        lambda k: (
+            min(1.0, (k + 1) / WARMUP_STEPS)
+            * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, k / steps))))
+        ),
     )
     seconds, average = 0.0, None
     policy.train()
