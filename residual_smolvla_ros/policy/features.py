@@ -39,7 +39,7 @@ class ResidualConfig:
     action_space: str = "gripper"
     action_scale: float = 1.0
     residual_clip: float = 2.0
-    hold_steps: int = 3
+    hold_steps: int = 5
     hidden_sizes: tuple[int, ...] = (256, 256)
     log_std_init: float = -1.5
 
