@@ -18,6 +18,16 @@ from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
 
 KEEP_LAST, KEEP_EVERY = 3, 20
+# What the weights of a residual were trained for: a checkpoint of other values does not fit.
+FIXED_SETTINGS = (
+    "features",
+    "action_size",
+    "action_space",
+    "action_scale",
+    "residual_clip",
+    "hold_steps",
+    "hidden_sizes",
+)
 
 
 @dataclass
@@ -116,14 +126,7 @@ class Learner:
         Raises CheckpointError if its features, actions or network differ from this run's.
         """
         found, expected = checkpoint.config, self.residual
-        for name in (
-            "features",
-            "action_size",
-            "action_space",
-            "hidden_sizes",
-            "hold_steps",
-            "action_scale",
-        ):
+        for name in FIXED_SETTINGS:
             if getattr(found, name) != getattr(expected, name):
                 raise CheckpointError(
                     f"residual checkpoint {checkpoint.path}: expected {name} "

@@ -138,10 +138,11 @@ class PolicyNode(PipelineNode):
         if not goes_on and (self._lockstep or self._next_plan is not None):
             if self._active and self._next_plan is not None:
                 self._pending, self._plan = message, None
-        elif self._plan is not None:
+        elif self._plan is not None and (
             # The state at the time limit counts even if the episode's end overtook it.
-            if self._active or (goes_on and self._policy.tick >= self._plan.max_steps):
-                self._pending = message
+            self._active or (goes_on and self._policy.tick >= self._plan.max_steps)
+        ):
+            self._pending = message
         self._try_tick()
 
     def _try_tick(self) -> None:

@@ -194,9 +194,9 @@ class So101SimNode(PipelineNode):
             self._infos[name].publish(info)
 
     def _repeat(self) -> None:
-        if self._active and self._awaiting is not None:
-            if time.monotonic() - self._published_at >= REPEAT_S:
-                self._states.publish(self._awaiting)
+        late = time.monotonic() - self._published_at >= REPEAT_S
+        if self._active and self._awaiting is not None and late:
+            self._states.publish(self._awaiting)
 
     def status(self):
         """Report the episode's step and whether a command is awaited."""

@@ -1,5 +1,6 @@
 """The residual's networks: a Gaussian actor that starts at zero, and a critic."""
 
+import itertools
 import math
 
 import torch
@@ -31,7 +32,7 @@ class FeatureNormaliser(nn.Module):
 
 def _mlp(sizes: list[int], output: int, output_gain: float, output_bias: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         linear = nn.Linear(inputs, outputs)
         nn.init.orthogonal_(linear.weight, math.sqrt(2))
         nn.init.zeros_(linear.bias)
