@@ -45,13 +45,14 @@ def _count(text: str) -> int:
 
 
 ARGUMENTS = (
-    Argument("sim", "true", "simulated SO101 in lockstep", _boolean),
+    Argument("sim", "true", "the simulated SO101", _boolean),
+    Argument("lockstep", "true", "simulate step by step; false: in real time", _boolean),
     Argument("config", "", "parameter file; default: config/sim.yaml of the package"),
     Argument("base_checkpoint", str(DEMO_CHECKPOINT), "folder of the frozen SmolVLA checkpoint"),
     Argument("residual_checkpoint", "", "checkpoint or run folder whose residual to start from"),
     Argument("task", "Lift the red cube", "language instruction"),
     Argument("episodes", "0", "training episodes at most; 0: no limit", _count, (FINETUNE,)),
-    Argument("total_steps", "200000", "control steps to train for", _count, (FINETUNE,)),
+    Argument("total_steps", "150000", "control steps to train for", _count, (FINETUNE,)),
     Argument("seed", "0", "seed of everything that is random in training", _count),
     Argument("eval_episodes", "200", "held-out episodes of an evaluation", _count),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),
@@ -128,7 +129,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         raise CheckpointError(
             f"residual checkpoint {residual}: expected a folder, found no such folder"
         )
-    training = mode == FINETUNE
+    training, lockstep = mode == FINETUNE, values["lockstep"]
     files = (str(config),)
 
     def node(executable: str, **parameters) -> NodeSpec:
@@ -136,7 +137,12 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
 
     run = {"base_checkpoint": str(checkpoint), "output": str(output), "seed": values["seed"]}
     nodes = [
-        node("so101_sim", lockstep=True, camera_period_steps=chunk_steps, seed=values["seed"]),
+        node(
+            "so101_sim",
+            lockstep=lockstep,
+            camera_period_steps=chunk_steps if lockstep else 1,
+            seed=values["seed"],
+        ),
         node(
             "policy",
             base_checkpoint=str(checkpoint),
@@ -144,7 +150,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
             device=values["device"],
             task=values["task"],
             cameras=["front", "wrist"],
-            lockstep=True,
+            lockstep=lockstep,
             wait_for_weights=training,
         ),
         node("reward"),

@@ -8,6 +8,7 @@ import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -77,6 +78,18 @@ def to_message(blob: bytes) -> UInt8MultiArray:
 
 class PipelineNode(Node):
     """A node with records and a once-a-second report on /diagnostics."""
+
+    # rclpy watches every publisher and subscription for QoS events in each turn of its executor,
+    # which costs more than the control step's own work.
+    def create_publisher(self, *args, **kwargs):
+        """Create a publisher without QoS event handlers."""
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)
+        return super().create_publisher(*args, event_callbacks=quiet, **kwargs)
+
+    def create_subscription(self, *args, **kwargs):
+        """Create a subscription without QoS event handlers."""
+        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
+        return super().create_subscription(*args, event_callbacks=quiet, **kwargs)
 
     def __init__(self, name: str):
         super().__init__(name)

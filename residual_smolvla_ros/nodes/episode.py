@@ -34,7 +34,9 @@ from residual_smolvla_ros.reporting.results import (
 )
 
 RESET_RETRY_S = 0.02
-STALL_S = 10.0
+STALL_S = 15.0
+# A node's publisher is there once it has loaded what it needs.
+NEEDED_TOPICS = {"joint_trajectory": "policy", "reward": "reward"}
 
 
 class EpisodeNode(PipelineNode):
@@ -107,7 +109,7 @@ class EpisodeNode(PipelineNode):
 
     def _on_retry(self) -> None:
         """Prepare the next episode as soon as the weights for it are there."""
-        if self._version is None or self._active_now or self._resetting:
+        if self._active_now or self._resetting or self._missing():
             return
         if self._plan is None:
             plan = self._schedule.next()
@@ -120,6 +122,15 @@ class EpisodeNode(PipelineNode):
         if self._reset.service_is_ready():
             self._resetting = True
             self._reset.call_async(Trigger.Request()).add_done_callback(self._on_reset)
+
+    def _missing(self) -> str:
+        """Return what an episode cannot start without and is not there yet."""
+        if self._version is None:
+            return "weights from the learner (learner/weights)"
+        for topic, node in NEEDED_TOPICS.items():
+            if not self.count_publishers(topic):
+                return f"the node {node} ({topic})"
+        return ""
 
     def _on_reset(self, future) -> None:
         self._resetting = False
@@ -201,8 +212,8 @@ class EpisodeNode(PipelineNode):
     # -- supervision ------------------------------------------------------------------------
 
     def _waiting_for(self) -> str:
-        if self._version is None:
-            return "weights from the learner (learner/weights)"
+        if self._missing():
+            return self._missing()
         if not self._active_now:
             if not self._reset.service_is_ready():
                 return "the service reset_environment"

@@ -158,7 +158,7 @@ class So101SimNode(PipelineNode):
 
     def _publish_state(self) -> None:
         stamp = to_stamp(self._stamp)
-        if self._time is not None:
+        if self._time is not None and self._time.get_subscription_count():
             self._time.publish(Clock(clock=stamp))
         if self._step % self._camera_period == 0:
             self._publish_images(stamp)
