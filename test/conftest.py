@@ -1,0 +1,83 @@
+"""What the tests of the ROS-free core share."""
+
+import os
+
+# Read when MuJoCo and the hub's client are first imported: no display, and no test that waits
+# for a network.
+os.environ.setdefault("MUJOCO_GL", "osmesa")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+
+from residual_smolvla_ros.learning.rollout import Episode
+from residual_smolvla_ros.pipeline import DEMO_CHECKPOINT
+from residual_smolvla_ros.policy.features import ResidualConfig
+
+# One order of summation: what must be equal to the bit is.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def base():
+    """The frozen base of the demo. Imported here: LeRobot takes seconds to import."""
+    from residual_smolvla_ros.policy.base import FrozenSmolVLA
+
+    return FrozenSmolVLA(DEMO_CHECKPOINT)
+
+
+@pytest.fixture(scope="session")
+def kinematics():
+    """Kinematics of the SO101."""
+    from residual_smolvla_ros.robots.kinematics import Kinematics
+
+    return Kinematics()
+
+
+@pytest.fixture(scope="session")
+def sim():
+    """A simulated SO101, one for all tests: a second one in a process renders black images."""
+    from residual_smolvla_ros.robots.simulation import SimulatedSO101
+
+    simulator = SimulatedSO101()
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture(scope="session")
+def config() -> ResidualConfig:
+    """A small residual in joint space: its numbers do not follow the demo's tuning."""
+    return ResidualConfig.from_names(
+        ["state", "base_action", "chunk_position", "episode_time"],
+        joints=6,
+        action_space="joint",
+        action_scale=0.2,
+        residual_clip=2.0,
+        hold_steps=3,
+        hidden_sizes=(8, 8),
+        log_std_init=-1.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_episode(config):
+    """Return a function that makes an episode of random numbers from a seed."""
+
+    def make(seed: int, steps: int = 8, truncated: bool = True) -> Episode:
+        rng = np.random.default_rng(seed)
+        episode = Episode(success=not truncated)
+        for _ in range(steps):
+            episode.add_step(
+                reward=rng.normal(),
+                decision=True,
+                features=rng.normal(size=config.feature_size).astype(np.float32),
+                residual=rng.normal(size=config.residual_size).astype(np.float32),
+                log_prob=rng.normal(),
+                value=rng.normal(),
+            )
+        if truncated:
+            episode.final_features = rng.normal(size=config.feature_size).astype(np.float32)
+        return episode
+
+    return make
