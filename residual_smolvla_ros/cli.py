@@ -4,10 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from residual_smolvla_ros import pipeline, starter
-from residual_smolvla_ros.progress import ProgressBar
-from residual_smolvla_ros.reporting.report import format_table, write_report
-from residual_smolvla_ros.reporting.results import read_summary
+from residual_smolvla_ros import pipeline
 
 USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residual, evaluate, report
        residual-smolvla evaluate [name:=value ...]    base against base + residual
@@ -63,6 +60,12 @@ def _show_arguments(mode: str) -> str:
 
 def _start(mode: str, given: dict[str, str]) -> int:
     described = pipeline.build(mode, given)
+    # Only now: a wrong argument is refused at once, without seconds of imports.
+    from residual_smolvla_ros import starter
+    from residual_smolvla_ros.progress import ProgressBar
+    from residual_smolvla_ros.reporting.report import format_table
+    from residual_smolvla_ros.reporting.results import read_summary
+
     values = pipeline.parse_arguments(mode, given)
     # Set here: the nodes inherit it, and their DDS reads it when it is loaded.
     os.environ.update(described.environment)
@@ -88,6 +91,8 @@ def _report(given: dict[str, str]) -> int:
         raise pipeline.ArgumentError(
             f"output: expected a run with episodes.jsonl, found none: {run}"
         )
+    from residual_smolvla_ros.reporting.report import format_table, write_report
+
     print(format_table(write_report(run)))
     return 0
 

@@ -71,6 +71,7 @@ def run(pipeline: Pipeline, show=print) -> int:
     for node in pipeline.nodes:
         file = _write_parameters(pipeline.output / "parameters", node)
         manager.add_process(node.executable, command(node, file))
+        (pipeline.output / "log" / f"{node.executable}.log").touch()
     _remember_first_stop(manager, first)
     try:
         manager.loop()
