@@ -10,6 +10,7 @@ from residual_smolvla_ros.robots.simulation import (
     HOME_DEG,
     PRIVILEGED_NAMES,
     PRIVILEGED_SCALE,
+    SPECTATOR,
     SimulatedSO101,
 )
 from residual_smolvla_ros.robots.units import (
@@ -72,17 +73,23 @@ def test_scenes_of_different_seeds_differ_and_keep_the_cube_in_reach(sim):
 
 
 @pytest.mark.parametrize("name", [*CAMERAS, "spectator"])
-def test_a_view_is_drawn_and_drawn_the_same_twice(sim, name):
+def test_a_view_is_a_picture_of_its_size(sim, name):
     sim.reset(5)
     image = sim.render(name)
-    view = CAMERAS.get(name)
+    view = CAMERAS.get(name, SPECTATOR)
     assert image.dtype == np.uint8
-    assert image.shape == ((view.height, view.width, 3) if view else (360, 480, 3))
+    assert image.shape == (view.height, view.width, 3)
     assert image.std() > 5, "expected a picture, found a plain area"
-    # Another camera in between: they share one OpenGL context.
-    other = sim.render("front" if name != "front" else "wrist")
-    assert other.shape != image.shape or not np.array_equal(other, image)
-    np.testing.assert_array_equal(sim.render(name), image)
+
+
+@pytest.mark.parametrize("name", [*CAMERAS, "spectator"])
+def test_a_view_does_not_depend_on_the_camera_drawn_before_it(sim, name):
+    """MuJoCo centres an endless floor on the camera: on which one is a matter of order."""
+    for seed in range(20):
+        sim.reset(seed)
+        sim.render("front" if name != "front" else "wrist")
+        image = sim.render(name)
+        np.testing.assert_array_equal(sim.render(name), image)
 
 
 def test_an_image_after_a_reset_shows_the_new_scene(sim):

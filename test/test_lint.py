@@ -1,0 +1,110 @@
+"""Rules of the repository that no linter knows."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "residual_smolvla_ros"
+MAX_LINES = 350
+
+# Who may import what of this package; nodes/ may import all.
+LAYERS = {
+    "policy": {"policy", "errors"},
+    "learning": {"learning", "policy", "records", "errors"},
+    "rewards": {"rewards", "records"},
+    "robots": {"robots", "errors"},
+    "reporting": {"reporting", "learning"},
+    "pipeline.py": {"errors"},
+}
+
+
+def tracked_files() -> list[Path]:
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    try:
+        names = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs git and a repository to know which files are tracked")
+    files = [ROOT / name for name in names.split("\0") if name]
+    return [file for file in files if file.is_file()]
+
+
+def python_files(folder: Path) -> list[Path]:
+    files = [folder] if folder.is_file() else sorted(folder.rglob("*.py"))
+    assert files, f"expected Python files in {folder}"
+    return files
+
+
+def imports(file: Path) -> list[str]:
+    """Return the dotted names that a file imports, at its top or within a function."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def shown(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def test_only_nodes_import_ros():
+    ros = re.compile(r"(rclpy|builtin_interfaces|rosgraph_msgs|\w+_msgs|std_srvs)(\.|$)")
+    files = [f for f in python_files(ROOT / PACKAGE) if "nodes" not in f.parent.parts]
+    found = {shown(f): n for f in files for n in imports(f) if ros.match(n)}
+    assert not found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_imports_only_what_lies_below_it(layer):
+    found = {}
+    for file in python_files(ROOT / PACKAGE / layer):
+        ours = [name.split(".")[1] for name in imports(file) if name.startswith(f"{PACKAGE}.")]
+        if strange := set(ours) - LAYERS[layer]:
+            found[shown(file)] = strange
+    assert not found
+
+
+def test_the_pipeline_description_needs_the_standard_library_only():
+    names = {name.split(".")[0] for name in imports(ROOT / PACKAGE / "pipeline.py")}
+    assert names - {PACKAGE} <= sys.stdlib_module_names
+
+
+def test_nothing_that_runs_code_from_data_is_used():
+    """Messages and checkpoints are data: no format that can carry code is read or written."""
+    names = ("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
+    calls = re.compile(r"\b(torch\.(load|save)|allow_pickle\s*=\s*True|yaml\.(unsafe_)?load)\s*\(?")
+    found = {}
+    for file in (f for f in tracked_files() if f.suffix == ".py"):
+        used = [name for name in imports(file) if name.split(".")[0] in names]
+        used += [match.group() for match in calls.finditer(file.read_text())]
+        if used:
+            found[shown(file)] = used
+    assert not found
+
+
+# Put together here, so that this file is not found by its own search.
+MACHINE_PATHS = [f"/{name}/" for name in ("work", "home", "root", "Users", "mnt")]
+HOSTS = ["pypi" + ".org", "python" + "hosted", "hugging" + "face.co", "arti" + "factory"]
+OPTIONS = ["--index" + "-url", "--extra-index" + "-url", "--find" + "-links", "PIP_" + "INDEX"]
+
+
+def test_no_path_of_a_machine_and_no_registry_is_named():
+    words = [word.encode() for word in (*MACHINE_PATHS, *HOSTS, *OPTIONS)]
+    found = {}
+    for file in tracked_files():
+        content = file.read_bytes()
+        if named := [word.decode() for word in words if word in content]:
+            found[shown(file)] = named
+    assert not found
+
+
+def test_a_file_is_short_enough_to_be_read():
+    lengths = {shown(f): len(f.read_text().splitlines()) for f in python_files(ROOT / PACKAGE)}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
