@@ -1,7 +1,9 @@
 """Start a pipeline's nodes as processes where no `launch` is installed: honcho supervises them."""
 
+import ctypes
 import functools
 import json
+import signal
 import sys
 from collections import deque
 from pathlib import Path
@@ -14,6 +16,13 @@ from residual_smolvla_ros.pipeline import NodeSpec, Pipeline
 # Between SIGTERM and SIGKILL: Ctrl-C ends everything within 5 s.
 honcho.manager.KILL_WAIT = 4
 LAST_WORDS = 12
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+def _die_with_parent(signum: int) -> None:
+    """Ask Linux for a signal when the parent process ends: nothing lives on after a kill -9."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signum))
 
 
 class _ArgumentProcess(honcho.process.Process):
@@ -21,7 +30,16 @@ class _ArgumentProcess(honcho.process.Process):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._child_ctor = functools.partial(honcho.process.Popen, shell=False)
+        self._child_ctor = functools.partial(
+            honcho.process.Popen,
+            shell=False,
+            preexec_fn=functools.partial(_die_with_parent, signal.SIGTERM),
+        )
+
+    def run(self, *args, **kwargs) -> None:
+        """Start the node from a process of honcho's own, which ignores SIGTERM."""
+        _die_with_parent(signal.SIGKILL)
+        super().run(*args, **kwargs)
 
 
 class _LogPrinter:

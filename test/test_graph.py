@@ -103,6 +103,19 @@ def test_a_killed_node_brings_the_rest_down_and_is_named(tmp_path, config):
     assert (output / "checkpoints" / "000000" / "state.json").is_file()
 
 
+def test_no_node_lives_on_after_its_starter_was_killed(tmp_path, config):
+    output = tmp_path / "f"
+    process = graph.start(DOMAIN + 5, "finetune", config=config, output=output, eval_episodes=1)
+    try:
+        graph.wait_until(lambda: len(graph.children(process)) == 5, process)
+        nodes = [psutil.Process(pid) for pid in graph.children(process).values()]
+        process.kill()
+        _, alive = psutil.wait_procs(nodes, timeout=30)
+    finally:
+        graph.stop(process)
+    assert not alive
+
+
 def test_evaluate_compares_a_saved_residual_with_the_base(finished, tmp_path, config):
     code, text = graph.run(
         DOMAIN + 4,

@@ -14,19 +14,19 @@ from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Hyperparameters. Sources: ResiP and RLinf, see the table in docs or DESIGN."""
+    """Hyperparameters, named as in the papers; discounting is per decision, not per step."""
 
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
+    gamma: float = 0.99  # ResiP; 0.999 for long tasks with sparse reward
+    gae_lambda: float = 0.95  # ResiP
+    clip_range: float = 0.2  # Schulman et al.
     epochs: int = 8
     minibatch_size: int = 512
     actor_learning_rate: float = 7e-4
     critic_learning_rate: float = 1e-3
-    target_kl: float = 0.05
+    target_kl: float = 0.05  # a robot's batches are small: stop before they are overfitted (RLinf)
     entropy_coefficient: float = 0.0
-    max_grad_norm: float = 1.0
-    residual_penalty: float = 0.0
+    max_grad_norm: float = 1.0  # ResiP
+    residual_penalty: float = 0.0  # on the mean squared residual
 
 
 def make_optimiser(network: ResidualActorCritic, config: PPOConfig) -> torch.optim.Adam:

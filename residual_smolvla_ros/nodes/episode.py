@@ -221,6 +221,16 @@ class EpisodeNode(PipelineNode):
         return "rewards: is every node of policy, reward and the robot running?"
 
     def _watch(self) -> None:
+        # Where nobody draws a progress bar (ros2 launch), this line is what a person sees.
+        schedule = self._schedule
+        recent = schedule.outcomes[-20:]
+        if recent:
+            self.get_logger().info(
+                f"{recent[-1].phase}: episode {recent[-1].episode}, {schedule.env_steps} of "
+                f"{schedule.total_steps} training steps, success of the last {len(recent)}: "
+                f"{sum(o.success for o in recent) / len(recent):.2f}, update {self._version}",
+                throttle_duration_sec=10.0,
+            )
         stalled = time.monotonic() - self._progress_at
         if stalled > STALL_S:
             self.get_logger().warning(
