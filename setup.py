@@ -53,7 +53,6 @@ setup(
         "matplotlib",
         "numpy",
         "pillow",
-        "pyyaml",
         "safetensors",
         "scipy",
         "tensorboard",
@@ -63,7 +62,7 @@ setup(
     extras_require={
         "ros": ROS_WHEELS,
         "sim": ["so101-nexus>=0.10,<0.11"],
-        "test": ["hypothesis", "pytest", "pytest-timeout", "ruff"],
+        "test": ["hypothesis", "psutil", "pytest", "pytest-timeout", "ruff"],
     },
     entry_points={
         "console_scripts": [
