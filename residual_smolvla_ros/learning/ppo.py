@@ -62,13 +62,13 @@ def update(
 ) -> dict[str, float]:
     """Fit the network to a batch in place and return the update's metrics.
 
-    Stops early once the KL divergence from the acting policy passes `target_kl`. With
-    `train_actor` false only the critic learns (warm-up).
+    The actor stops once its KL divergence from the acting policy passes `target_kl`; the critic,
+    which nothing endangers, goes on. With `train_actor` false only the critic learns (warm-up).
     """
     advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
     actor_parameters = [*network.actor.parameters(), network.log_std]
-    totals: dict[str, float] = {}
-    minibatches = epochs = 0
+    sums: dict[str, list[float]] = {}
+    actor_epochs = 0
     kl = 0.0
     for _ in range(config.epochs):
         order = torch.randperm(len(batch), generator=generator)
@@ -98,18 +98,16 @@ def update(
             if train_actor:
                 nn.utils.clip_grad_norm_(actor_parameters, config.max_grad_norm)
             optimiser.step()
-            minibatches += 1
             for name, part in parts.items():
-                totals[name] = totals.get(name, 0.0) + part.item()
-        epochs += 1
+                sums.setdefault(name, []).append(part.item())
         if train_actor:
+            actor_epochs += 1
             kl = _kl_divergence(network, batch)
-            if kl > config.target_kl:
-                break
-    metrics = {name: total / minibatches for name, total in totals.items()}
+            train_actor = kl <= config.target_kl
+    metrics = {name: sum(values) / len(values) for name, values in sums.items()}
     metrics |= {
         "kl": kl,
-        "epochs": float(epochs),
+        "actor_epochs": float(actor_epochs),
         "explained_variance": _explained_variance(batch),
         "std": float(network.log_std.detach().exp().mean()),
     }

@@ -17,8 +17,9 @@ from std_msgs.msg import UInt8MultiArray
 from residual_smolvla_ros import records
 
 # Reliable, and kept for a subscriber that is discovered late: no record is lost at start-up.
+# Deep enough for all steps between two updates, which is as far as a learner can fall behind.
 RECORD_QOS = QoSProfile(
-    depth=1000,
+    depth=10_000,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )

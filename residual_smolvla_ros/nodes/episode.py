@@ -60,6 +60,8 @@ class EpisodeNode(PipelineNode):
         self._progress_at = time.monotonic()
         self._start_wall = time.monotonic()
         self._frames: list = []
+        self._following_stamp = 0
+        self._reset_count = self._ended_reset_count = 0
 
         self._events = self.record_publisher("episode/event")
         self._active = self.create_publisher(Bool, "episode/active", LATCHED_QOS)
@@ -139,15 +141,18 @@ class EpisodeNode(PipelineNode):
             return  # the timer tries again
         self._steps = 0
         self._return = 0.0
-        self._last_stamp = 0
         self._frames = []
         self._active_now = True
         self._progress_at = time.monotonic()
         self._active.publish(Bool(data=True))
 
     def _on_reward(self, record: Record) -> None:
-        # Two steps may still be under way when an episode ends: they belong to none.
-        if not self._active_now or record.metadata["stamp"] <= self._last_stamp:
+        # Each reward follows on the one before, up to a reset. Those that were still under way
+        # when an episode ended go on from it, and are not the next one's.
+        if record.metadata["stamp"] != self._following_stamp:
+            self._reset_count += 1
+        self._following_stamp = record.metadata["next_stamp"]
+        if not self._active_now or self._reset_count == self._ended_reset_count:
             return
         self._steps += 1
         self._return += float(record["reward"])
@@ -161,6 +166,7 @@ class EpisodeNode(PipelineNode):
 
     def _end(self, reason: str, success: bool) -> None:
         self._active_now = False
+        self._ended_reset_count = self._reset_count
         self._active.publish(Bool(data=False))
         self._publish_event("end", reason, success, self._last_stamp, self._steps)
         outcome = Outcome(

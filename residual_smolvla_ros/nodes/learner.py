@@ -23,8 +23,8 @@ from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, WEIGHTS, Record, pack
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
-# Records of an episode come on three topics; what is missing after this is lost.
-JOIN_TIMEOUT_S = 2.0
+# Records of an episode come on three topics; what is missing when all are silent is lost.
+SILENCE_S = 2.0
 
 
 class LearnerNode(PipelineNode):
@@ -55,7 +55,7 @@ class LearnerNode(PipelineNode):
         elif residual:
             self._learner.load(load_checkpoint(residual))
         self._assembler = EpisodeAssembler()
-        self._ended_at = 0.0
+        self._heard_at = time.monotonic()
         self._metrics: dict[str, float] = {}
         self._started = time.monotonic()
         self._output.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,6 @@ class LearnerNode(PipelineNode):
             wanted=plan.is_training,
         )
         self._assembler.add_end(end)
-        self._ended_at = time.monotonic()
         self._take_episodes()
 
     def _on_step(self, record: Record) -> None:
@@ -132,11 +131,14 @@ class LearnerNode(PipelineNode):
         self._take_episodes()
 
     def _on_timer(self) -> None:
-        late = time.monotonic() - self._ended_at > JOIN_TIMEOUT_S
-        if late and self._assembler.waiting:
+        # Not the time since the episode's end: on a busy machine the queue may be long.
+        silent = time.monotonic() - self._heard_at > SILENCE_S
+        if silent and self._assembler.waiting:
             self._take_episodes(late=True)
 
     def _take_episodes(self, late: bool = False) -> None:
+        if not late:
+            self._heard_at = time.monotonic()
         while self._assembler.waiting:
             taken = self._assembler.pop(late)
             if taken is None:
