@@ -1,0 +1,76 @@
+"""The pipeline as a launch description: what `launch/*.launch.py` start."""
+
+from launch import LaunchContext, LaunchDescription
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
+from launch.events.process import ProcessExited
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from residual_smolvla_ros import pipeline
+
+# launch keeps these beside the user's arguments.
+_OF_LAUNCH = {
+    "emulate_tty",
+    "global_params",
+    "launch-prefix",
+    "launch-prefix-filter",
+    "ros_namespace",
+    "ros_remaps",
+}
+# Between SIGINT, SIGTERM and SIGKILL: Ctrl-C ends everything within 5 s.
+_SIGTERM_S, _SIGKILL_S = "4", "1"
+
+
+def describe(mode: str) -> LaunchDescription:
+    """Return the launch description of finetune or evaluate.
+
+    It refuses unknown arguments, also those of a launch file around it: include it there in a
+    `GroupAction(..., forwarding=False)`.
+    """
+    declared = [
+        DeclareLaunchArgument(argument.name, default_value=argument.default,
+                              description=argument.help)
+        for argument in pipeline.arguments(mode)
+    ]  # fmt: skip
+    return LaunchDescription([*declared, OpaqueFunction(function=_start, args=[mode])])
+
+
+def _start(context: LaunchContext, mode: str) -> list[Action]:
+    given = {n: v for n, v in context.launch_configurations.items() if n not in _OF_LAUNCH}
+    described = pipeline.build(mode, given)
+    nodes = [_node(spec, described) for spec in described.nodes]
+    return [LogInfo(msg=f"run: {described.output}"), *nodes]
+
+
+def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
+    def end(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
+        if context.is_shutdown:
+            return None
+        if spec.executable == "episode" and event.returncode == 0:
+            report = LogInfo(msg=f"report: {described.output / 'report.html'}")
+            return [report, Shutdown(reason="the run is complete")]
+        # An error, since launch ends with exit code 0 after a mere Shutdown.
+        raise RuntimeError(f"node {spec.executable} ended with exit code {event.returncode}")
+
+    return Node(
+        package=pipeline.PACKAGE,
+        executable=spec.executable,
+        name=spec.executable,
+        # Given, though empty: launch_ros then names the node in full in its parameter file, and
+        # no section of the user's file that holds for more nodes wins over it.
+        namespace="",
+        parameters=[*spec.parameter_files, {n: _typed(v) for n, v in spec.parameters.items()}],
+        remappings=list(spec.remappings),
+        # Not SetEnvironmentVariable: it would reach the other nodes of a launch file around this.
+        additional_env=described.environment,
+        output="both",
+        sigterm_timeout=_SIGTERM_S,
+        sigkill_timeout=_SIGKILL_S,
+        on_exit=end,
+    )
+
+
+def _typed(value):
+    """Keep text text: launch_ros reads it as YAML, and a task "1" would become a number."""
+    return ParameterValue(value, value_type=str) if isinstance(value, str) else value
