@@ -115,8 +115,8 @@ def test_an_update_stops_after_the_epoch_that_passes_the_kl_target(network):
     batch = random_batch(network)
     _, all_epochs = run(network, batch)
     _, stopped = run(network, batch, dataclasses.replace(SETTINGS, target_kl=1e-6))
-    assert all_epochs["actor_epochs"] == SETTINGS.epochs
-    assert stopped["actor_epochs"] == 1
+    assert all_epochs["epochs"] == SETTINGS.epochs
+    assert stopped["epochs"] == 1
     assert stopped["kl"] > 1e-6
 
 

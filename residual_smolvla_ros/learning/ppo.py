@@ -62,13 +62,14 @@ def update(
 ) -> dict[str, float]:
     """Fit the network to a batch in place and return the update's metrics.
 
-    The actor stops once its KL divergence from the acting policy passes `target_kl`; the critic,
-    which nothing endangers, goes on. With `train_actor` false only the critic learns (warm-up).
+    Stops once the KL divergence from the acting policy passes `target_kl`: the critic too, which
+    overfits the few episodes of a batch otherwise. With `train_actor` false only the critic learns
+    (warm-up).
     """
     advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
     actor_parameters = [*network.actor.parameters(), network.log_std]
     sums: dict[str, list[float]] = {}
-    actor_epochs = 0
+    epochs = 0
     kl = 0.0
     for _ in range(config.epochs):
         order = torch.randperm(len(batch), generator=generator)
@@ -100,14 +101,15 @@ def update(
             optimiser.step()
             for name, part in parts.items():
                 sums.setdefault(name, []).append(part.item())
+        epochs += 1
         if train_actor:
-            actor_epochs += 1
             kl = _kl_divergence(network, batch)
-            train_actor = kl <= config.target_kl
+            if kl > config.target_kl:
+                break
     metrics = {name: sum(values) / len(values) for name, values in sums.items()}
     metrics |= {
         "kl": kl,
-        "actor_epochs": float(actor_epochs),
+        "epochs": float(epochs),
         "explained_variance": _explained_variance(batch),
         "std": float(network.log_std.detach().exp().mean()),
     }
