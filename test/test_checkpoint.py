@@ -214,6 +214,6 @@ def test_pruning_keeps_the_last_ones_and_every_nth(tmp_path, config):
     for version in range(9):
         save_checkpoint(tmp_path, config, {}, {}, {"version": version}, {})
     (tmp_path / "notes.txt").touch()
-    prune_checkpoints(tmp_path, keep_last=2, keep_every=3)
+    prune_checkpoints(tmp_path, keep_last=2, keep_every=4)
     names = {p.name for p in tmp_path.iterdir()}
-    assert names == {"000000", "000003", "000006", "000007", "000008", "notes.txt"}
+    assert names == {"000000", "000004", "000007", "000008", "notes.txt"}

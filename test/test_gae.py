@@ -65,6 +65,7 @@ def test_an_empty_rollout_is_refused(episodes):
         batch_of(*episodes)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
 @pytest.mark.parametrize("name", ["features", "residuals", "log_probs", "values"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_number_that_is_not_finite_is_refused_by_its_name(name, value):

@@ -85,7 +85,8 @@ def test_a_view_is_a_picture_of_its_size(sim, name):
 @pytest.mark.parametrize("name", [*CAMERAS, "spectator"])
 def test_a_view_does_not_depend_on_the_camera_drawn_before_it(sim, name):
     """MuJoCo centres an endless floor on the camera: on which one is a matter of order."""
-    for seed in range(20):
+    # It shows in one of seven images of the wrist, and in each of the spectator, drawn slowly.
+    for seed in range(20 if name in CAMERAS else 2):
         sim.reset(seed)
         sim.render("front" if name != "front" else "wrist")
         image = sim.render(name)
