@@ -126,5 +126,7 @@ def _write_parameters(folder: Path, node: NodeSpec) -> Path:
     """Write a node's parameters where ROS 2 reads them; JSON is YAML."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{node.executable}.yaml"
-    file.write_text(json.dumps({"/**": {"ros__parameters": node.parameters}}, indent=1) + "\n")
+    # By its full name: a file's section `/**` is applied ahead of one for a single node.
+    sections = {f"/{node.executable}": {"ros__parameters": node.parameters}}
+    file.write_text(json.dumps(sections, indent=1) + "\n")
     return file

@@ -66,7 +66,9 @@ def update(
     overfits the few episodes of a batch otherwise. With `train_actor` false only the critic learns
     (warm-up).
     """
-    advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+    advantages = (batch.advantages - batch.advantages.mean()) / (
+        batch.advantages.std(correction=0) + 1e-8
+    )
     actor_parameters = [*network.actor.parameters(), network.log_std]
     sums: dict[str, list[float]] = {}
     epochs = 0

@@ -1,8 +1,11 @@
 """What every node shares: start and stop, quality of service, records and stamps on topics."""
 
 import array
+import os
 import sys
 import time
+import traceback
+from typing import NoReturn
 
 import rclpy
 from builtin_interfaces.msg import Time
@@ -38,27 +41,36 @@ def image_qos(lockstep: bool) -> QoSProfile:
     return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-def main(node_class, args=None) -> None:
-    """Run one node until it is told to stop.
+def main(node_class, args=None) -> NoReturn:
+    """Run one node until it is told to stop, and end the process.
 
     A `ValueError` (a bad parameter, checkpoint or file) ends it with one line and exit code 1;
-    `SystemExit` raised in a callback ends it with its own code.
+    `SystemExit` raised in a callback with its own code; any other error with its trace.
     """
-    node = None
+    node, code = None, 0
     rclpy.init(args=args)
     try:
         node = node_class()
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except SystemExit as error:
+        code = error.code or 0
     except ValueError as error:
         name = node.get_name() if node else node_class.__name__.removesuffix("Node").lower()
-        print(f"{name}: error: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        print(f"{name}: error: {error}", file=sys.stderr)
+        code = 1
+    except Exception:
+        traceback.print_exc()
+        code = 1
     finally:
         if node is not None:
             node.close()
         rclpy.try_shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Python takes seconds to unload torch and the simulator, and Ctrl-C is to end all in 5 s.
+        os._exit(code)
 
 
 def to_nanoseconds(stamp: Time) -> int:

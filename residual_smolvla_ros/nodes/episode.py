@@ -25,7 +25,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.images import from_image_message
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, WEIGHTS, Record, pack
-from residual_smolvla_ros.reporting.report import write_report
+from residual_smolvla_ros.reporting.report import format_table, write_report
 from residual_smolvla_ros.reporting.results import (
     append_outcome,
     read_outcomes,
@@ -34,7 +34,7 @@ from residual_smolvla_ros.reporting.results import (
 )
 
 RESET_RETRY_S = 0.02
-STALL_S = 15.0
+STALL_S = 30.0
 # A node's publisher is there once it has loaded what it needs.
 NEEDED_TOPICS = {"joint_trajectory": "policy", "reward": "reward"}
 
@@ -255,7 +255,7 @@ class EpisodeNode(PipelineNode):
 
     def _finish(self) -> None:
         self._events.wait_for_all_acked()
-        write_report(self._output)
+        self.get_logger().info(format_table(write_report(self._output)))
         raise SystemExit(0)
 
 

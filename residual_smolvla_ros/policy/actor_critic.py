@@ -23,7 +23,7 @@ class FeatureNormaliser(nn.Module):
         """Take the statistics of a batch (n, size)."""
         self.mean.copy_(features.mean(dim=0))
         # A feature that hardly varies must not be blown up to noise.
-        self.std.copy_(features.std(dim=0).clamp_min(1e-2))
+        self.std.copy_(features.std(dim=0, correction=0).clamp_min(1e-2))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         scaled = (features - self.mean) / self.std

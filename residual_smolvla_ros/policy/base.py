@@ -9,6 +9,7 @@ from lerobot.configs.types import FeatureType
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+from safetensors import SafetensorError
 
 from residual_smolvla_ros.errors import CheckpointError
 
@@ -43,7 +44,7 @@ class FrozenSmolVLA:
                 preprocessor_overrides=overrides,
                 postprocessor_overrides={"device_processor": {"device": "cpu"}},
             )
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise CheckpointError(
                 f"base checkpoint {self.path}: expected a complete SmolVLA checkpoint, "
