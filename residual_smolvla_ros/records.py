@@ -158,7 +158,7 @@ def _read_metadata(blob: bytes) -> dict[str, str]:
         metadata = header["__metadata__"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RecordError("expected a safetensors header with metadata, found none") from None
-    if not isinstance(metadata, dict):
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise RecordError("expected a safetensors header with metadata, found none")
     return metadata
 

@@ -62,7 +62,7 @@ def test_what_is_saved_is_what_is_loaded(trained, saved, config):
     found = load_checkpoint(saved / "checkpoints" / "000002")
     assert found.config == config
     assert found.counters == {"version": 2, "episodes": 4, "env_steps": 32}
-    assert found.run == {"base_checkpoint": "somewhere"}
+    assert found.run.items() >= ({"base_checkpoint": "somewhere"}).items()
     assert same_bits(found.weights, trained.weights())
     assert found.training == {}
 
@@ -139,7 +139,7 @@ def test_what_an_interrupted_write_left_is_not_a_checkpoint(trained, saved, trai
 def test_saving_a_version_again_replaces_it_whole(trained, saved):
     (saved / "checkpoints" / "000002" / "stray").touch()
     path = trained.save(saved / "checkpoints", {"base_checkpoint": "elsewhere"})
-    assert load_checkpoint(path).run == {"base_checkpoint": "elsewhere"}
+    assert load_checkpoint(path).run.items() >= ({"base_checkpoint": "elsewhere"}).items()
     names = {p.name for p in path.iterdir()}
     assert names == {"residual.safetensors", "training.safetensors", "state.json"}
 

@@ -120,4 +120,7 @@ class EpisodeAssembler:
     def _following(self, end: EpisodeEnd, stamp: int) -> Record | None:
         records = self._steps.get(end.episode, {})
         later = [s for s in records if s > stamp]
-        return records[min(later)] if later else None
+        following = records[min(later)] if later else None
+        # Beyond a lost step lies another state than the one that followed.
+        is_next = following and following.metadata["tick"] == records[stamp].metadata["tick"] + 1
+        return following if is_next else None

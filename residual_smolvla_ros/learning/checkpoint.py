@@ -1,8 +1,7 @@
 """Checkpoints of a run: a numbered folder each, written whole or not at all.
 
-<run>/checkpoints/000012/residual.safetensors   network and feature statistics
-training.safetensors   optimiser and random state
-state.json             configuration and counters
+In `<run>/checkpoints/<version>/`: residual.safetensors, the network and feature statistics;
+training.safetensors, the optimiser and random state; state.json, configuration and counters.
 """
 
 import json

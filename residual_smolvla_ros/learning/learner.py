@@ -86,7 +86,7 @@ class Learner:
     def _update(self, episodes: list[Episode]) -> dict[str, float]:
         warmup = self.counters.version < self.warmup_updates
         batch = make_batch(episodes, self._value, self.config.gamma, self.config.gae_lambda)
-        if self.counters.version == 0 and warmup:
+        if not self.network.normaliser.is_fitted:
             # Fixed from here on, so that the meaning of the network's input never shifts.
             self.network.normaliser.fit(batch.features)
         metrics = ppo.update(
@@ -115,7 +115,11 @@ class Learner:
             self.weights(),
             self._training_state(),
             dataclasses.asdict(self.counters),
-            run,
+            run
+            | {
+                "episodes_per_update": self.episodes_per_update,
+                "warmup_updates": self.warmup_updates,
+            },
         )
         prune_checkpoints(folder, KEEP_LAST, KEEP_EVERY)
         return path
@@ -132,10 +136,25 @@ class Learner:
                     f"residual checkpoint {checkpoint.path}: expected {name} "
                     f"{getattr(expected, name)}, found {getattr(found, name)}"
                 )
-        self.network.load_state_dict(checkpoint.weights)
+        try:
+            self.network.load_state_dict(checkpoint.weights)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"residual checkpoint {checkpoint.path}: expected weights of its configuration, "
+                f"found: {str(error).strip().splitlines()[-1].strip()}"
+            ) from None
 
     def resume(self, checkpoint: ResidualCheckpoint) -> None:
-        """Go on where the checkpoint's run stopped, to the bit."""
+        """Go on where the checkpoint's run stopped, to the bit.
+
+        Raises CheckpointError as `load` does, and where the run's updates were of another size.
+        """
+        for name in ("episodes_per_update", "warmup_updates"):
+            if checkpoint.run[name] != getattr(self, name):
+                raise CheckpointError(
+                    f"residual checkpoint {checkpoint.path}: expected {name} "
+                    f"{getattr(self, name)}, found {checkpoint.run[name]}"
+                )
         self.load(checkpoint)
         self.counters = Counters(**checkpoint.counters)
         self._generator.set_state(checkpoint.training["generator"])

@@ -127,5 +127,9 @@ def _kl_divergence(network: ResidualActorCritic, batch: Batch) -> float:
 
 
 def _explained_variance(batch: Batch) -> float:
-    variance = batch.returns.var()
-    return float(1.0 - (batch.returns - batch.values).var() / variance) if variance > 0 else 0.0
+    variance = batch.returns.var(correction=0)
+    return (
+        float(1.0 - (batch.returns - batch.values).var(correction=0) / variance)
+        if variance > 0
+        else 0.0
+    )

@@ -134,7 +134,6 @@ class Schedule:
             self.validation_every
             and version >= self.warmup_updates
             and (version - self.warmup_updates) % self.validation_every == 0
-            and self.training_episodes % self.episodes_per_update == 0
         ):
             done = self.count(VALIDATION, version)
             if done < self.validation_episodes:

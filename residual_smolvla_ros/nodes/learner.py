@@ -67,7 +67,8 @@ class LearnerNode(PipelineNode):
         self.record_subscription(REWARD, "reward", self._on_reward)
         self.create_service(Trigger, "learner/save", self._on_save)
         self.create_timer(0.25, self._on_timer)
-        self._save()
+        if not resume:
+            self._save()
         self._publish_weights()
 
     def _make_learner(self) -> Learner:
@@ -152,11 +153,7 @@ class LearnerNode(PipelineNode):
 
     def _learn(self, episode: Episode) -> None:
         self.tally("episodes")
-        try:
-            metrics = self._learner.add_episode(episode)
-        except ValueError as error:
-            self.get_logger().error(f"no update: {error}")
-            return
+        metrics = self._learner.add_episode(episode)
         if metrics is not None:
             self._after_update(metrics)
 

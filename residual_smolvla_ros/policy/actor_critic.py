@@ -19,6 +19,11 @@ class FeatureNormaliser(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether statistics have been taken or loaded."""
+        return bool((self.std != 1.0).any())
+
     def fit(self, features: torch.Tensor) -> None:
         """Take the statistics of a batch (n, size)."""
         self.mean.copy_(features.mean(dim=0))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from draccus.utils import DraccusException
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType
 from lerobot.policies.factory import make_pre_post_processors
@@ -45,10 +46,12 @@ class FrozenSmolVLA:
                 postprocessor_overrides={"device_processor": {"device": "cpu"}},
             )
         except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-            first_line = str(error).strip().splitlines()[0]
+            # torch's first line only announces the errors of the others.
+            lines = (str(error).strip() or type(error).__name__).splitlines()
+            found = " ".join(line.strip() for line in lines[:2])
             raise CheckpointError(
                 f"base checkpoint {self.path}: expected a complete SmolVLA checkpoint, "
-                f"found: {first_line}"
+                f"found: {found}"
             ) from None
         self._policy.to(self.device).eval().requires_grad_(False)
         self.config = config
@@ -67,7 +70,13 @@ class FrozenSmolVLA:
                 f"base checkpoint {self.path}: expected a folder with config.json, found "
                 + ("no config.json in it" if self.path.is_dir() else "no such folder")
             )
-        config = PreTrainedConfig.from_pretrained(self.path)
+        try:
+            config = PreTrainedConfig.from_pretrained(self.path)
+        except (ValueError, TypeError, DraccusException) as error:
+            raise CheckpointError(
+                f"base checkpoint {self.path}: expected a config.json of smolvla, "
+                f"found: {str(error).splitlines()[0][:200]}"
+            ) from None
         if config.type != "smolvla":
             raise CheckpointError(
                 f"base checkpoint {self.path}: expected policy type smolvla, found {config.type}"
@@ -78,6 +87,11 @@ class FrozenSmolVLA:
                     f"base checkpoint {self.path}: expected an input feature of type "
                     f"{kind.name}, found {sorted(config.input_features)}"
                 )
+        if config.action_feature is None:
+            raise CheckpointError(
+                f"base checkpoint {self.path}: expected an output feature action, "
+                f"found {sorted(config.output_features)}"
+            )
         return config
 
     def check_robot(self, cameras: list[str], joint_names: list[str]) -> None:

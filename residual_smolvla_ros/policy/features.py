@@ -60,6 +60,9 @@ class ResidualConfig:
                 f"features: expected names out of {', '.join(self.FEATURE_NAMES)}, "
                 f"found {', '.join(unknown) or 'none'}"
             )
+        empty = [name for name, size in self.features.items() if size < 1]
+        if empty:
+            raise ValueError(f"features: expected a size of at least 1, found 0: {empty}")
         if self.action_space not in RESIDUAL_SIZES:
             raise ValueError(
                 f"action_space: expected {' or '.join(RESIDUAL_SIZES)}, found {self.action_space}"

@@ -154,7 +154,9 @@ def _rate(key: str, successes: dict[int, bool]) -> dict:
 
 
 def _clip_note(outcomes: list[Outcome]) -> str:
-    clip = next((o for o in outcomes if o.phase == CLIP_BASE), None)
+    clip = max(
+        (o for o in outcomes if o.phase == CLIP_BASE), key=lambda o: o.weights_version, default=None
+    )
     if clip is None:
         return ""
     return (

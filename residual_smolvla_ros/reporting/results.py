@@ -16,8 +16,12 @@ RUN, SUMMARY = "run.json", "summary.json"
 def append_outcome(run: Path, outcome: Outcome) -> None:
     """Add a line to `episodes.jsonl`."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / EPISODES).open("a") as stream:
-        stream.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+    with (run / EPISODES).open("a+b") as stream:
+        if stream.tell():
+            stream.seek(-1, 2)
+            if stream.read(1) != b"\n":  # a line that a kill cut short
+                stream.write(b"\n")
+        stream.write((json.dumps(dataclasses.asdict(outcome)) + "\n").encode())
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -51,6 +55,8 @@ def save_frames(run: Path, phase: str, frames: list[np.ndarray]) -> None:
     """Write the frames of a clip as `clip/<phase>_NNN.png`."""
     folder = run / "clip"
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{phase}_*.png"):
+        old.unlink()
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / f"{phase}_{index:03d}.png")
 

@@ -69,6 +69,8 @@ class Renderer:
         option = mujoco.MjvOption()
         option.geomgroup[_MESH_GROUP] = view.meshes
         option.geomgroup[_COLLISION_GROUP] = not view.meshes
+        # First of all: MuJoCo centres the endless floor on the camera, else on the one before.
+        mujoco.mjv_updateCamera(self._model, data, self._cameras[name], self._scene)
         mujoco.mjv_updateScene(
             self._model,
             data,
