@@ -55,7 +55,7 @@ def save_checkpoint(
         "counters": counters,
         "run": run,
     }
-    (temporary / _STATE).write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
+    (temporary / _STATE).write_text(json.dumps(state, indent=1) + "\n")
     for file in temporary.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -131,7 +131,8 @@ class Learner:
         """
         found, expected = checkpoint.config, self.residual
         for name in FIXED_SETTINGS:
-            if getattr(found, name) != getattr(expected, name):
+            # As text: the order of the features counts.
+            if str(getattr(found, name)) != str(getattr(expected, name)):
                 raise CheckpointError(
                     f"residual checkpoint {checkpoint.path}: expected {name} "
                     f"{getattr(expected, name)}, found {getattr(found, name)}"
