@@ -8,11 +8,12 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import binomtest
 
 FRAME_MS = 100
 CAPTION_HEIGHT = 24
+CAPTION_FONT = ImageFont.load_default(16)
 
 
 def draw_learning_curve(
@@ -68,5 +69,5 @@ def write_clip(file: Path, columns: list[tuple[str, list[np.ndarray]]]) -> Path 
 
 def _captioned(text: str, frame: np.ndarray) -> np.ndarray:
     caption = Image.new("RGB", (frame.shape[1], CAPTION_HEIGHT), "black")
-    ImageDraw.Draw(caption).text((8, 5), text, fill="white")
+    ImageDraw.Draw(caption).text((8, 3), text, fill="white", font=CAPTION_FONT)
     return np.vstack([np.asarray(caption), frame])
