@@ -2,7 +2,7 @@
 
     python benchmarks/graph_throughput.py [--episodes 100]
 
-Runs training episodes of the real pipeline (five processes, updates included) and, after it, the
+Runs the first episodes of the real pipeline (five processes, updates and validation included) and, after it, the
 same steps in one process without topics, as the ratio that the graph costs. Cameras are rendered
 only where the base plans.
 """
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def start(run: Path, options) -> subprocess.Popen:
-    """Start a fine-tuning run whose training episodes are measured."""
+    """Start a fine-tuning run whose first episodes are measured."""
     arguments = [f"output:={run}", "eval_episodes:=0", f"episodes:={2 * options.episodes}"]
     return subprocess.Popen(
         [sys.executable, "-m", "residual_smolvla_ros.cli", "finetune", *arguments],
@@ -65,10 +65,9 @@ def start(run: Path, options) -> subprocess.Popen:
 
 
 def outcomes(run: Path) -> list[dict]:
-    """Return the training outcomes so far."""
+    """Return the outcomes so far, of training and validation."""
     file = run / "episodes.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    return [row for row in rows if row["phase"] in ("warmup", "train")]
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def follow(run: Path, process: subprocess.Popen, episodes: int) -> dict[str, float]:
