@@ -2,9 +2,9 @@
 
     python benchmarks/graph_throughput.py [--episodes 100]
 
-Runs the first episodes of the real pipeline (five processes, updates and validation included) and, after it, the
-same steps in one process without topics, as the ratio that the graph costs. Cameras are rendered
-only where the base plans.
+Runs the first episodes of the real pipeline (five processes, updates and validation included)
+and, after it, the same steps in one process without topics, as the ratio that the graph costs.
+Cameras are rendered only where the base plans.
 """
 
 import argparse
