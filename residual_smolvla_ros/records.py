@@ -89,10 +89,11 @@ EPISODE_EVENT = Schema(
     },
 )
 
-# learner/weights: the residual network. `config` is a ResidualConfig as JSON.
+# learner/weights: the residual network. `config` is a ResidualConfig, `progress` what
+# Learner.progress returns, both as JSON.
 WEIGHTS = Schema(
     "weights",
-    metadata={"version": int, "config": str, "counters": str},
+    metadata={"version": int, "config": str, "progress": str},
     open_tensors=True,
 )
 

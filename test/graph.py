@@ -12,8 +12,6 @@ from pathlib import Path
 SETTINGS = {
     "/**/learner": {"episodes_per_update": 2, "warmup_updates": 1, "hidden_sizes": [16, 16]},
     "/**/episode": {
-        "episodes_per_update": 2,
-        "warmup_updates": 1,
         "max_steps": 12,
         "validation_episodes": 1,
         "validation_every": 2,

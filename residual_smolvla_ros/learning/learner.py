@@ -103,6 +103,13 @@ class Learner:
         }
         return metrics
 
+    def progress(self) -> dict[str, int]:
+        """Return the counters, and after how many episodes the next ones follow."""
+        return dataclasses.asdict(self.counters) | {
+            "episodes_per_update": self.episodes_per_update,
+            "warmup_updates": self.warmup_updates,
+        }
+
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the network's state, feature statistics included."""
         return {name: value.detach().clone() for name, value in self.network.state_dict().items()}

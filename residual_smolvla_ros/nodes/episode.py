@@ -80,8 +80,6 @@ class EpisodeNode(PipelineNode):
             "eval_episodes": (100, "held-out episodes of the evaluations before and after"),
             "total_steps": (0, "control steps to train for"),
             "episode_limit": (0, "training episodes at most; 0 is no limit"),
-            "episodes_per_update": (20, "episodes of one update, as the learner has it"),
-            "warmup_updates": (2, "updates of the critic alone, as the learner has it"),
             "validation_episodes": (0, "episodes of each validation while training"),
             "validation_every": (0, "updates between validations; 0 is never"),
             "evaluate_residual": (True, "evaluate base + residual, not the base alone"),
@@ -98,11 +96,13 @@ class EpisodeNode(PipelineNode):
         first = self._version is None
         self._version = record.metadata["version"]
         if first:
-            counters = json.loads(record.metadata["counters"])
-            self._schedule.training_episodes = counters["episodes"]
-            self._schedule.env_steps = counters["env_steps"]
+            progress = json.loads(record.metadata["progress"])
+            self._schedule.episodes_per_update = progress["episodes_per_update"]
+            self._schedule.warmup_updates = progress["warmup_updates"]
+            self._schedule.training_episodes = progress["episodes"]
+            self._schedule.env_steps = progress["env_steps"]
             if self._resume:
-                self._restore(counters["episodes"])
+                self._restore(progress["episodes"])
 
     def _restore(self, training_episodes: int) -> None:
         """Take the outcomes of the run so far; training episodes after the checkpoint replay."""

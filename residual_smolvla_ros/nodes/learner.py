@@ -176,7 +176,7 @@ class LearnerNode(PipelineNode):
             {name: value.numpy() for name, value in self._learner.weights().items()},
             version=counters.version,
             config=self._learner.residual.to_json(),
-            counters=json.dumps(dataclasses.asdict(counters)),
+            progress=json.dumps(self._learner.progress()),
         )
         self._weights.publish(to_message(blob))
 
