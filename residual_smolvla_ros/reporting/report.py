@@ -149,7 +149,10 @@ def _rate(key: str, successes: dict[int, bool]) -> dict:
     interval = result.proportion_ci(method="wilson")
     return {
         f"success_{key}": round(result.statistic, 4),
-        f"success_{key}_ci95": [round(interval.low, 4), round(interval.high, 4)],
+        f"success_{key}_ci95": [
+            round(float(interval.low), 4),
+            round(float(interval.high), 4),
+        ],
     }
 
 
