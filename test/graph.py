@@ -19,11 +19,12 @@ SETTINGS = {
 }
 
 
-def write_config(folder: Path) -> Path:
-    """Write the small settings as a parameter file."""
+def write_config(folder: Path, **further: dict) -> Path:
+    """Write the small settings, and those of further nodes, as a parameter file."""
     file = folder / "small.yaml"
+    settings = SETTINGS | {f"/**/{node}": values for node, values in further.items()}
     # JSON is YAML, which is what ROS 2 reads.
-    file.write_text(json.dumps({k: {"ros__parameters": v} for k, v in SETTINGS.items()}))
+    file.write_text(json.dumps({k: {"ros__parameters": v} for k, v in settings.items()}))
     return file
 
 

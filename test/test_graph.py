@@ -9,7 +9,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-DOMAIN = 101
+# Each run gets the next one. Above 101 their ports are in the range of outgoing connections.
+DOMAIN = 60
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,19 @@ def test_a_killed_node_brings_the_rest_down_and_is_named(tmp_path, config):
     assert "node policy ended with exit code -9" in text
     assert not any(psutil.pid_exists(pid) for pid in nodes.values())
     assert (output / "checkpoints" / "000000" / "state.json").is_file()
+
+
+def test_joint_names_that_the_robot_lacks_end_the_run_with_one_line(tmp_path):
+    names = ["pan", "lift", "elbow", "flex", "roll", "jaw"]
+    config = graph.write_config(tmp_path, policy={"joint_names": names})
+    code, text = graph.run(
+        DOMAIN + 6, "evaluate", config=config, output=tmp_path / "g", eval_episodes=1
+    )
+    assert code == 1
+    error = next(line for line in text.splitlines() if "policy: error:" in line)
+    assert str(names) in error
+    assert "shoulder_pan" in error
+    assert "Traceback" not in text
 
 
 def test_no_node_lives_on_after_its_starter_was_killed(tmp_path, config):

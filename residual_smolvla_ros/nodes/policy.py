@@ -197,13 +197,16 @@ class PolicyNode(PipelineNode):
 
     def _read_state(self, message: JointState) -> np.ndarray | None:
         positions = dict(zip(message.name, message.position, strict=False))
-        missing = [name for name in self._joint_names if name not in positions]
-        values = np.array([positions.get(name, np.nan) for name in self._joint_names])
-        if missing or not np.isfinite(values).all():
+        if not positions.keys() >= set(self._joint_names):
+            # No later message will mend this: the robot and `joint_names` do not match.
+            raise ValueError(
+                f"joint_states: expected joints {self._joint_names}, found {list(positions)}"
+            )
+        values = np.array([positions[name] for name in self._joint_names])
+        if not np.isfinite(values).all():
             self.refused += 1
             self.get_logger().error(
-                f"joint_states: expected finite positions of {self._joint_names}, "
-                f"found {message.name}: {list(message.position)}",
+                f"joint_states: expected finite positions, found {values.tolist()}",
                 throttle_duration_sec=5.0,
             )
             return None
