@@ -17,7 +17,7 @@ MISSING = [n for n in NEEDED if getattr(importlib.util.find_spec(n), "origin", N
 pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"{', '.join(MISSING)} not installed: part of ROS 2, not on PyPI"
 )
-DOMAIN = 120
+DOMAIN = 70
 MODES = (pipeline.FINETUNE, pipeline.EVALUATE)
 
 
