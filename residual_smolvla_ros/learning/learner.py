@@ -18,6 +18,8 @@ from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
 
 KEEP_LAST, KEEP_EVERY = 3, 20
+# When updates come: a resumed run must keep it.
+CADENCE = ("episodes_per_update", "warmup_updates")
 # What the weights of a residual were trained for: a checkpoint of other values does not fit.
 FIXED_SETTINGS = (
     "features",
@@ -105,10 +107,10 @@ class Learner:
 
     def progress(self) -> dict[str, int]:
         """Return the counters, and after how many episodes the next ones follow."""
-        return dataclasses.asdict(self.counters) | {
-            "episodes_per_update": self.episodes_per_update,
-            "warmup_updates": self.warmup_updates,
-        }
+        return dataclasses.asdict(self.counters) | self._cadence()
+
+    def _cadence(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in CADENCE}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the network's state, feature statistics included."""
@@ -122,11 +124,7 @@ class Learner:
             self.weights(),
             self._training_state(),
             dataclasses.asdict(self.counters),
-            run
-            | {
-                "episodes_per_update": self.episodes_per_update,
-                "warmup_updates": self.warmup_updates,
-            },
+            run | self._cadence(),
         )
         prune_checkpoints(folder, KEEP_LAST, KEEP_EVERY)
         return path
@@ -157,7 +155,7 @@ class Learner:
 
         Raises CheckpointError as `load` does, and where the run's updates were of another size.
         """
-        for name in ("episodes_per_update", "warmup_updates"):
+        for name in CADENCE:
             if checkpoint.run[name] != getattr(self, name):
                 raise CheckpointError(
                     f"residual checkpoint {checkpoint.path}: expected {name} "
