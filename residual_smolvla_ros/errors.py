@@ -3,3 +3,7 @@
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, is not what was expected, or does not fit the robot."""
+
+
+class ConfigError(ValueError):
+    """A parameter or a file that configures something is not what it must be."""

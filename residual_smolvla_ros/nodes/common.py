@@ -12,12 +12,14 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import UInt8MultiArray
 
 from residual_smolvla_ros import records
+from residual_smolvla_ros.errors import ConfigError
 
 # Reliable, and kept for a subscriber that is discovered late: no record is lost at start-up.
 # Deep enough for all steps between two updates, which is as far as a learner can fall behind.
@@ -104,8 +106,8 @@ class PipelineNode(Node):
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
         return super().create_subscription(*args, event_callbacks=quiet, **kwargs)
 
-    def __init__(self, name: str):
-        super().__init__(name)
+    def __init__(self, name: str, **settings):
+        super().__init__(name, **settings)
         self.counts: dict[str, int] = {}
         self.refused = 0
         self._last_counts: dict[str, int] = {}
@@ -114,9 +116,25 @@ class PipelineNode(Node):
         self.create_timer(1.0, self._report)
 
     def parameter(self, name: str, default, description: str):
-        """Declare a parameter and return its value."""
+        """Declare a parameter and return its value; raise ConfigError if it has another type."""
         descriptor = ParameterDescriptor(description=description)
-        return self.declare_parameter(name, default, descriptor).value
+        if self.has_parameter(name):  # declared from an override, without a description
+            self.undeclare_parameter(name)
+        try:
+            return self.declare_parameter(name, default, descriptor).value
+        except InvalidParameterTypeException as error:
+            raise ConfigError(f"parameter {name}: expected one like {default!r}: {error}") from None
+
+    def group(self, prefix: str) -> dict:
+        """Return all parameters below a prefix, nested; for a node that declares its overrides."""
+        values: dict = {}
+        for name, parameter in self.get_parameters_by_prefix(prefix).items():
+            *folders, last = name.split(".")
+            place = values
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[last] = parameter.value
+        return values
 
     def record_publisher(self, topic: str, qos: QoSProfile = RECORD_QOS):
         """Create a publisher of records."""

@@ -1,0 +1,67 @@
+"""LeRobot's own configurations of robots and cameras, from plain values."""
+
+import contextlib
+import importlib
+import pkgutil
+
+import draccus
+import lerobot.cameras
+import lerobot.robots
+from lerobot.cameras import CameraConfig
+from lerobot.robots import RobotConfig
+from lerobot.utils.import_utils import register_third_party_plugins
+
+from residual_smolvla_ros.errors import ConfigError
+
+# The ones most used first: a type registers where its module is imported, which takes time.
+_COMMON = ("so_follower", "opencv")
+
+
+def camera_config(values: dict) -> CameraConfig:
+    """Return the configuration of a camera: `type` and its fields, as a LeRobot user writes them.
+
+    Raises ConfigError for an unknown type, a missing or an unknown field, or a wrong value.
+    """
+    return _decode("camera", CameraConfig, lerobot.cameras, values)
+
+
+def robot_config(values: dict) -> RobotConfig:
+    """Return the configuration of a robot: `type` and its fields, as a LeRobot user writes them.
+
+    Raises ConfigError for an unknown type, a missing or an unknown field, or a wrong value.
+    """
+    return _decode("robot", RobotConfig, lerobot.robots, values)
+
+
+def _decode(what: str, kind, package, values: dict):
+    name = values.get("type")
+    if not name:
+        raise ConfigError(f"{what}: expected a type, as LeRobot names it, found {values}")
+    _register(kind, package, name)
+    known = kind.get_known_choices()
+    if name not in known:
+        raise ConfigError(f"{what}: expected a type out of {', '.join(known)}, found {name!r}")
+    try:
+        return draccus.decode(kind, values)
+    except (draccus.utils.DraccusException, ValueError, TypeError) as error:
+        # draccus says what is wrong in the first line, or in that of the error behind it.
+        lines = [str(e).strip() for e in (error, error.__cause__) if e is not None]
+        raise ConfigError(
+            f"{what}: expected the fields of LeRobot's {name}, found {values}: "
+            + "; ".join(" ".join(line.split()) for line in lines if line)
+        ) from None
+
+
+def _register(kind, package, name: str) -> None:
+    modules = sorted(
+        (module.name for module in pkgutil.iter_modules(package.__path__)),
+        key=lambda module: (module not in _COMMON, module),
+    )
+    for module in modules:
+        if name in kind.get_known_choices():
+            return
+        # A driver whose own packages are missing is not the one that is asked for.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"{package.__name__}.{module}")
+    if name not in kind.get_known_choices():
+        register_third_party_plugins()
