@@ -116,7 +116,10 @@ class PipelineNode(Node):
         self.create_timer(1.0, self._report)
 
     def parameter(self, name: str, default, description: str):
-        """Declare a parameter and return its value; raise ConfigError if it has another type."""
+        """Declare a parameter and return its value; raise ConfigError if it has another type.
+
+        With a `Parameter.Type` as default, what nobody sets is None.
+        """
         descriptor = ParameterDescriptor(description=description)
         if self.has_parameter(name):  # declared from an override, without a description
             self.undeclare_parameter(name)

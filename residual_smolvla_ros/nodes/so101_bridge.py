@@ -1,0 +1,262 @@
+"""Node `so101_bridge`: a LeRobot robot <-> ROS, behind the safety filter.
+
+It publishes the state at `rate_hz` and follows `joint_trajectory` as far as the filter allows.
+What it wrote in answer to each state goes out as `executed_command`, with that state's stamp.
+"""
+
+import dataclasses
+import time
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.nodes.common import (
+    CONTROL_QOS,
+    RECORD_QOS,
+    PipelineNode,
+    to_nanoseconds,
+    to_stamp,
+)
+from residual_smolvla_ros.nodes.common import main as run
+from residual_smolvla_ros.robots.arm import ArmState, SafeArm
+from residual_smolvla_ros.robots.driver import RobotDriver
+from residual_smolvla_ros.robots.lerobot_config import robot_config
+from residual_smolvla_ros.robots.limits import ArmSettings
+from residual_smolvla_ros.robots.safety import CommandRefused, Mode
+
+MAX_RATE_HZ = 100.0
+DESCRIPTIONS = {
+    "lower": "lower joint limits in rad; default: the calibration's",
+    "upper": "upper joint limits in rad; default: the calibration's",
+    "limit_margin": "how far commands stay inside the joint limits, in rad",
+    "max_step": "how far a goal may be from the measured position, in rad",
+    "max_velocity": "how fast a goal may move, in rad/s",
+    "ramp_s": "after a hold the allowed velocity rises over this time, in s",
+    "command_timeout": "hold where the arm is after so long without a command, in s",
+    "home_velocity": "speed of the fastest joint on the way home, in rad/s",
+    "stall_error": "lag of a joint that counts as a stall, in rad",
+    "stall_load": "load that counts as a stall, as a share of full drive",
+    "stall_s": "a stall of so long ends in a hold until `release`, in s",
+}
+
+
+class So101BridgeNode(PipelineNode):
+    """Publish states, follow commands, hold, go home, reset."""
+
+    def __init__(self):
+        super().__init__("so101_bridge", automatically_declare_parameters_from_overrides=True)
+        rate = self.parameter("rate_hz", 30.0, "how often the robot is read, 1 to 100")
+        if not 1.0 <= rate <= MAX_RATE_HZ:
+            raise ConfigError(f"rate_hz: expected 1 to {MAX_RATE_HZ:.0f}, found {rate}")
+        self._reset_time = self.parameter(
+            "reset_time_s", 10.0, "time to set the scene after going home; < 0: until `done`"
+        )
+        home = self.parameter("home", Parameter.Type.DOUBLE_ARRAY, "where home is, in rad")
+        settings = self._make_settings()
+        self._arm = SafeArm(RobotDriver(robot_config(self.group("robot"))), settings, rate)
+        names = self._arm.joint_names
+        if home and (len(home) != len(names) or not np.isfinite(home).all()):
+            raise ConfigError(f"home: expected {len(names)} finite positions, found {list(home)}")
+        self._home = np.array(home) if home else None
+        self._period = 1.0 / rate
+        self._stamp = 0
+        self._ticked_at = 0.0
+        self._waited_since: float | None = None  # a reset waits for the scene
+        self._reset_asked = self._scene_done = False
+        self._mode: tuple[Mode, str] | None = None
+
+        self._states = self.create_publisher(JointState, "joint_states", CONTROL_QOS)
+        self._executed = self.create_publisher(JointState, "executed_command", RECORD_QOS)
+        self._commands = self.create_subscription(
+            JointTrajectory, "joint_trajectory", self._on_command, CONTROL_QOS
+        )
+        self._writer: tuple[int, ...] | None = None
+        self.create_service(Trigger, "~/hold", self._on_hold)
+        self.create_service(Trigger, "~/release", self._on_release)
+        self.create_service(Trigger, "~/home", self._on_home)
+        self.create_service(Trigger, "reset_environment", self._on_reset)
+        self.create_service(Trigger, "reset_environment/done", self._on_done)
+        # Of a steady clock: a jump of the wall clock moves no tick.
+        self.create_timer(self._period, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.get_logger().info(f"connected: {', '.join(names)} at {rate:g} Hz")
+
+    def _make_settings(self) -> ArmSettings:
+        values = {}
+        for field in dataclasses.fields(ArmSettings):
+            default = field.default
+            if isinstance(default, tuple):
+                default = list(default) or Parameter.Type.DOUBLE_ARRAY
+            value = self.parameter(field.name, default, DESCRIPTIONS[field.name])
+            values[field.name] = () if value is None else value
+        return ArmSettings(**values)
+
+    # -- the control step -------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        started = time.monotonic()
+        if self._ticked_at and started - self._ticked_at > 1.5 * self._period:
+            self.tally("overruns")
+        self._ticked_at = started
+        executed = self._arm.filter.goal
+        state = self._arm.tick()
+        if state is not None:
+            previous, self._stamp = self._stamp, self.get_clock().now().nanoseconds
+            self._publish(self._states, self._stamp, state.position, state)
+            if previous and executed is not None:
+                self._publish(self._executed, previous, executed)
+            self.tally("states")
+        self._tell_mode()
+
+    def _publish(
+        self, publisher, stamp: int, position: np.ndarray, state: ArmState | None = None
+    ) -> None:
+        message = JointState(name=self._arm.joint_names, position=position.tolist())
+        message.header.stamp = to_stamp(stamp)
+        # Never empty: rclpy serialises empty arrays in a way that not every reader takes.
+        message.velocity = message.effort = [0.0] * len(position)
+        if state is not None:
+            message.velocity = state.velocity.tolist()
+            if state.load is not None:
+                message.effort = state.load.tolist()
+        publisher.publish(message)
+
+    def _on_command(self, message: JointTrajectory) -> None:
+        if self._commands.get_publisher_count() > 1:
+            self._refuse("writers", f"expected one publisher, found also {self._intruders()}; "
+                                    "none is followed while there are several")  # fmt: skip
+            return
+        stamp = to_nanoseconds(message.header.stamp)
+        age = self.get_clock().now().nanoseconds - stamp
+        try:
+            if len(message.points) != 1:
+                raise CommandRefused("points", f"expected 1 point, found {len(message.points)}")
+            self._arm.command(
+                message.joint_names, message.points[0].positions, stamp / 1e9, age / 1e9
+            )
+            self.tally("commands")
+        except CommandRefused as error:
+            self._refuse(error.kind, str(error))
+
+    def _refuse(self, kind: str, reason: str) -> None:
+        self.tally(f"refused_{kind}")
+        self.get_logger().warning(
+            f"{self._commands.topic_name}: refused: {reason}", throttle_duration_sec=5.0
+        )
+
+    def _intruders(self) -> str:
+        """Return the nodes that publish commands beside the first."""
+        found = {
+            tuple(info.endpoint_gid): f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+            for info in self.get_publishers_info_by_topic(self._commands.topic_name)
+        }
+        if self._writer not in found:
+            self._writer = next(iter(found), None)
+        return ", ".join(name for gid, name in found.items() if gid != self._writer)
+
+    # -- hold, home, reset ------------------------------------------------------------------
+
+    def _on_hold(self, request: Trigger.Request, response: Trigger.Response):
+        self._arm.hold("service hold")
+        response.success, response.message = True, "holding until release"
+        return response
+
+    def _on_release(self, request: Trigger.Request, response: Trigger.Response):
+        self._arm.release()
+        response.success, response.message = True, "commands are followed again"
+        return response
+
+    def _on_home(self, request: Trigger.Request, response: Trigger.Response):
+        return self._go_home(response, "going home")
+
+    def _go_home(self, response: Trigger.Response, message: str) -> Trigger.Response:
+        if self._home is None:
+            response.message = "expected the parameter home, found none"
+            return response
+        try:
+            self._arm.home(self._home)
+            response.success, response.message = True, message
+        except CommandRefused as error:
+            response.message = str(error)
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response):
+        """Take a reset one step further; success once the scene is set. Called until then."""
+        if not self._reset_asked:
+            if self._home is not None:
+                self._go_home(response, "going home")
+                if not response.success:
+                    return response
+            self._reset_asked, self._scene_done, self._waited_since = True, False, None
+        response.success = False
+        if self._arm.filter.mode is Mode.HOME:
+            response.message = "going home"
+        elif self._arm.filter.mode is Mode.LATCHED or not self._arm.connected:
+            self._reset_asked = False
+            response.message = f"expected an arm that is free, found: {self._arm.filter.reason}"
+        else:
+            self._await_scene(response)
+        return response
+
+    def _await_scene(self, response: Trigger.Response) -> None:
+        now = time.monotonic()
+        if self._waited_since is None:
+            self._waited_since = now
+        left = self._reset_time - (now - self._waited_since)
+        if self._scene_done or (self._reset_time >= 0 and left <= 0):
+            self._reset_asked = False
+            response.success, response.message = True, "the scene is set"
+        else:
+            until = f"{left:.0f} s" if self._reset_time >= 0 else "no limit"
+            response.message = f"waiting for the scene ({until}): call reset_environment/done"
+
+    def _on_done(self, request: Trigger.Request, response: Trigger.Response):
+        response.success = self._reset_asked
+        response.message = "the scene is set" if response.success else "no reset is under way"
+        self._scene_done = self._reset_asked
+        return response
+
+    # -- reports ----------------------------------------------------------------------------
+
+    def _tell_mode(self) -> None:
+        """Log what the arm does when that changes."""
+        now = self._arm.filter.mode, self._arm.filter.reason
+        if now == self._mode:
+            return
+        self._mode = now
+        mode, reason = now
+        text = f"{mode}: {reason}" if reason else str(mode)
+        logger = self.get_logger()
+        if mode is Mode.LATCHED or not self._arm.readable:
+            logger.error(text)
+        else:
+            logger.info(text)
+
+    def status(self):
+        """Report the mode, what was clipped and refused, and errors of the bus."""
+        arm = self._arm
+        values = {"mode": str(arm.filter.mode), "reason": arm.filter.reason}
+        values |= {f"clipped_{kind}": str(n) for kind, n in arm.filter.clipped.items()}
+        values |= {f"errors_{kind}": str(n) for kind, n in arm.errors.items()}
+        level = DiagnosticStatus.OK
+        if not arm.readable or arm.filter.mode is Mode.LATCHED:
+            level = DiagnosticStatus.ERROR
+        return level, f"{arm.filter.mode} {arm.filter.reason}".strip(), values
+
+    def close(self) -> None:
+        """Hold where the arm is, with torque on, and close the port."""
+        self._arm.close()
+
+
+def main(args=None) -> None:
+    """Entry point of the executable."""
+    run(So101BridgeNode, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""A LeRobot robot with joint positions: connect without a question or a jump, read, write."""
+
+import contextlib
+import dataclasses
+
+import numpy as np
+from lerobot.motors.feetech import FeetechMotorsBus
+from lerobot.motors.motors_bus import SerialMotorsBus
+from lerobot.robots.config import RobotConfig
+from lerobot.robots.robot import Robot
+from lerobot.robots.utils import make_robot_from_config
+
+from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.robots.units import is_gripper, lerobot_to_rad, rad_to_lerobot
+
+SUFFIX = ".pos"
+FULL_LOAD = 1000.0  # Feetech's Present_Load counts tenths of a percent of full drive
+
+
+class RobotLost(ConnectionError):
+    """The robot cannot be reached, read or written; the message says why, in one line."""
+
+
+class RobotDriver:
+    """Drive a LeRobot robot in rad; the cameras of its configuration are left to others.
+
+    Raises ConfigError where its actions are not joint positions in degrees.
+    """
+
+    def __init__(self, config: RobotConfig):
+        self._config = _adapt(config)
+        self._robot = self._make_robot()
+        names = [name for name in self._robot.action_features if name.endswith(SUFFIX)]
+        if not names or len(names) != len(self._robot.action_features):
+            raise ConfigError(
+                f"robot {config.type}: expected a robot whose actions are joint positions, "
+                f"found {sorted(self._robot.action_features)}"
+            )
+        self.joint_names = tuple(name.removesuffix(SUFFIX) for name in names)
+
+    def _make_robot(self) -> Robot:
+        try:
+            return make_robot_from_config(self._config)
+        except (ImportError, ValueError, OSError) as error:
+            raise ConfigError(f"robot {self._config.type}: {_one_line(error)}") from None
+
+    @property
+    def _bus(self) -> SerialMotorsBus | None:
+        bus = getattr(self._robot, "bus", None)
+        return bus if isinstance(bus, SerialMotorsBus) else None
+
+    def connect(self) -> None:
+        """Connect, with torque on and the arm staying where it is.
+
+        LeRobot writes the servos' settings on the way, for which it lets go of the arm for some
+        hundredths of a second. Raises RobotLost where the robot cannot be reached, and
+        ConfigError where its calibration is missing or is not that of the servos.
+        """
+        # Anew, since the servo SDK keeps a port marked as in use after an error.
+        self._robot = self._make_robot()
+        bus = self._bus
+        try:
+            if bus is not None:
+                bus.connect()
+                self._check_calibration()
+                # The goal of an earlier session would be gone to as soon as torque is on.
+                present = bus.sync_read("Present_Position", normalize=False, num_retry=2)
+                bus.sync_write("Goal_Position", present, normalize=False)
+                bus.disconnect(disable_torque=False)
+            self._robot.connect(calibrate=False)
+            self._check_calibration()
+        except ConfigError:
+            self.close()
+            raise
+        # Drivers raise whatever their libraries do, down to termios.error.
+        except Exception as error:
+            self.close()
+            raise RobotLost(self._where() + _one_line(error)) from None
+
+    def _check_calibration(self) -> None:
+        if self._robot.is_calibrated:
+            return
+        file = self._robot.calibration_fpath
+        found = "another one in the servos" if file.is_file() else "no such file"
+        options = [f"--robot.type={self._config.type}"]
+        for name in ("port", "id", "calibration_dir"):
+            if getattr(self._config, name, None) is not None:
+                options.append(f"--robot.{name}={getattr(self._config, name)}")
+        raise ConfigError(
+            f"calibration: expected that of {file}, found {found}; run: "
+            f"lerobot-calibrate {' '.join(options)}"
+        )
+
+    def limits(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the ends of the joints' ranges in rad, or None where no calibration tells them."""
+        bus = self._bus
+        if bus is None:
+            return None
+        upper = np.empty(len(self.joint_names))
+        for index, name in enumerate(self.joint_names):
+            calibration, model = bus.calibration[name], bus.motors[name].model
+            ticks = bus.model_resolution_table[model] - 1
+            degrees = (calibration.range_max - calibration.range_min) * 360.0 / ticks / 2
+            upper[index] = 100.0 if is_gripper(name) else degrees
+        lower = np.where([is_gripper(name) for name in self.joint_names], 0.0, -upper)
+        return lerobot_to_rad(lower, self.joint_names), lerobot_to_rad(upper, self.joint_names)
+
+    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return positions (joints,) in rad, and loads as shares of full drive where measured.
+
+        Raises RobotLost.
+        """
+        try:
+            observation = self._robot.get_observation()
+            position = [observation[name + SUFFIX] for name in self.joint_names]
+            load = None
+            if isinstance(self._bus, FeetechMotorsBus):
+                retries = getattr(self._config, "num_read_retries", 0)
+                loads = self._bus.sync_read("Present_Load", num_retry=retries)
+                load = np.array([loads[name] for name in self.joint_names]) / FULL_LOAD
+        except Exception as error:
+            raise RobotLost(self._where() + _one_line(error)) from None
+        return lerobot_to_rad(position, self.joint_names), load
+
+    def write(self, goal: np.ndarray) -> None:
+        """Send joint goals (joints,) in rad; raise RobotLost."""
+        values = rad_to_lerobot(goal, self.joint_names).tolist()
+        try:
+            self._robot.send_action(
+                {name + SUFFIX: v for name, v in zip(self.joint_names, values, strict=True)}
+            )
+        except Exception as error:
+            raise RobotLost(self._where() + _one_line(error)) from None
+
+    def close(self) -> None:
+        """Close the port; torque stays on, and the servos at their last goal."""
+        with contextlib.suppress(Exception):
+            self._robot.disconnect()
+        bus = self._bus
+        if bus is not None and bus.is_connected:
+            with contextlib.suppress(Exception):
+                bus.port_handler.closePort()
+
+    def _where(self) -> str:
+        port = getattr(self._config, "port", None)
+        return f"port {port}: " if port else ""
+
+
+def _adapt(config: RobotConfig) -> RobotConfig:
+    """Return the configuration with what this package's own parts do switched off."""
+    if not getattr(config, "use_degrees", True):
+        raise ConfigError("robot: expected use_degrees: true, found false: topics are in rad")
+    if getattr(config, "max_relative_target", None) is not None:
+        raise ConfigError(
+            "robot: expected no max_relative_target, found "
+            f"{config.max_relative_target}: the parameter max_step takes its place"
+        )
+    changes = {"cameras": {}, "disable_torque_on_disconnect": False}
+    return dataclasses.replace(config, **{k: v for k, v in changes.items() if hasattr(config, k)})
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message of an error, and of the one behind it, in one line."""
+    texts = [str(e) or type(e).__name__ for e in (error, error.__cause__) if e is not None]
+    return " ".join(" ".join(texts).split())
