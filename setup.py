@@ -6,7 +6,7 @@ from glob import glob
 from setuptools import find_packages, setup
 
 PACKAGE = "residual_smolvla_ros"
-NODES = ("so101_sim", "policy", "reward", "learner", "episode")
+NODES = ("so101_bridge", "so101_sim", "camera", "policy", "reward", "learner", "episode")
 
 DATA_FILES = [
     ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
@@ -53,6 +53,7 @@ setup(
         "matplotlib",
         "numpy",
         "pillow",
+        "pyyaml",
         "safetensors",
         "scipy",
         "tensorboard",

@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.learning.schedule import TRAINING_SEED
-from residual_smolvla_ros.pipeline import DEMO_CHECKPOINT
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig

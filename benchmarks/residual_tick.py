@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from residual_smolvla_ros.pipeline import DEMO_CHECKPOINT
+from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig

@@ -1,7 +1,7 @@
 """Evaluate: the base alone against base + residual, on held-out seeds."""
 
+from residual_smolvla_ros.arguments import EVALUATE
 from residual_smolvla_ros.launch_description import describe
-from residual_smolvla_ros.pipeline import EVALUATE
 
 
 def generate_launch_description():

@@ -4,11 +4,12 @@ import os
 import sys
 from pathlib import Path
 
-from residual_smolvla_ros import pipeline
+from residual_smolvla_ros import arguments, pipeline
 
 USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residual, evaluate, report
        residual-smolvla evaluate [name:=value ...]    base against base + residual
        residual-smolvla report output:=<run>          write a run's report anew
+       residual-smolvla call <service>                call a service, such as episode/success
        residual-smolvla <command> --show-args         list the arguments"""
 
 
@@ -27,13 +28,15 @@ def _run(argv: list[str]) -> int:
         print(USAGE)
         return 0 if argv else 2
     command, *rest = argv
-    if command not in (pipeline.FINETUNE, pipeline.EVALUATE, "report"):
-        raise pipeline.ArgumentError(
-            f"expected the command finetune, evaluate or report, found {command!r}"
+    if command not in (arguments.FINETUNE, arguments.EVALUATE, "report", "call"):
+        raise arguments.ArgumentError(
+            f"expected the command finetune, evaluate, report or call, found {command!r}"
         )
     if {"-h", "--help", "-s", "--show-args"} & set(rest):
-        print(USAGE if command == "report" else _show_arguments(command))
+        print(USAGE if command in ("report", "call") else _show_arguments(command))
         return 0
+    if command == "call":
+        return _call(rest)
     given = _parse(rest)
     if command == "report":
         return _report(given)
@@ -45,14 +48,14 @@ def _parse(tokens: list[str]) -> dict[str, str]:
     for token in tokens:
         name, separator, value = token.partition(":=")
         if not separator:
-            raise pipeline.ArgumentError(f"expected name:=value, found {token!r}")
+            raise arguments.ArgumentError(f"expected name:=value, found {token!r}")
         pairs[name] = value
     return pairs
 
 
 def _show_arguments(mode: str) -> str:
     lines = [f"Arguments of residual-smolvla {mode} (name:=value):", ""]
-    for argument in pipeline.arguments(mode):
+    for argument in arguments.arguments(mode):
         lines.append(f"    {argument.name}:")
         lines.append(f"        {argument.help} (default: {argument.default or '-'})")
     return "\n".join(lines)
@@ -66,15 +69,13 @@ def _start(mode: str, given: dict[str, str]) -> int:
     from residual_smolvla_ros.reporting.report import format_table
     from residual_smolvla_ros.reporting.results import read_summary
 
-    values = pipeline.parse_arguments(mode, given)
+    values = described.values
     # Set here: the nodes inherit it, and their DDS reads it when it is loaded.
     os.environ.update(described.environment)
     described.output.mkdir(parents=True, exist_ok=True)
     print(f"run: {described.output}")
-    steps = values.get("total_steps", 0)
-    with ProgressBar(
-        described.output, steps, values["eval_episodes"], values.get("resume", False)
-    ) as bar:
+    steps, evaluated = described.training_steps, values["eval_episodes"]
+    with ProgressBar(described.output, steps, evaluated, values.get("resume", False)) as bar:
         code = starter.run(described, bar.show)
     summary = read_summary(described.output)
     if code == 0 and summary:
@@ -85,16 +86,28 @@ def _start(mode: str, given: dict[str, str]) -> int:
 
 def _report(given: dict[str, str]) -> int:
     if list(given) != ["output"]:
-        raise pipeline.ArgumentError(f"report: expected output:=<run>, found {sorted(given)}")
+        raise arguments.ArgumentError(f"report: expected output:=<run>, found {sorted(given)}")
     run = Path(given["output"])
     if not (run / "episodes.jsonl").is_file():
-        raise pipeline.ArgumentError(
+        raise arguments.ArgumentError(
             f"output: expected a run with episodes.jsonl, found none: {run}"
         )
     from residual_smolvla_ros.reporting.report import format_table, write_report
 
     print(format_table(write_report(run)))
     return 0
+
+
+def _call(words: list[str]) -> int:
+    if len(words) != 1:
+        raise arguments.ArgumentError(f"call: expected the name of a service, found {words}")
+    # Where the pipeline's nodes are found, and not further.
+    os.environ.update(pipeline.environment())
+    from residual_smolvla_ros.nodes.call import call
+
+    success, message = call(words[0])
+    print(message)
+    return 0 if success else 1
 
 
 if __name__ == "__main__":

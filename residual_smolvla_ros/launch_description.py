@@ -7,7 +7,7 @@ from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from residual_smolvla_ros import pipeline
+from residual_smolvla_ros import arguments, pipeline
 
 # launch keeps these beside the user's arguments.
 _OF_LAUNCH = {
@@ -28,16 +28,24 @@ def describe(mode: str) -> LaunchDescription:
     It refuses unknown arguments, also those of a launch file around it: include it there in a
     `GroupAction(..., forwarding=False)`.
     """
+    given: dict[str, str] = {}
+
+    def note(context: LaunchContext) -> None:
+        # Before the defaults are declared: only what a person gave wins over the config.
+        given.update(
+            {n: v for n, v in context.launch_configurations.items() if n not in _OF_LAUNCH}
+        )
+
     declared = [
         DeclareLaunchArgument(argument.name, default_value=argument.default,
                               description=argument.help)
-        for argument in pipeline.arguments(mode)
+        for argument in arguments.arguments(mode)
     ]  # fmt: skip
-    return LaunchDescription([*declared, OpaqueFunction(function=_start, args=[mode])])
+    start = OpaqueFunction(function=_start, args=[mode, given])
+    return LaunchDescription([OpaqueFunction(function=note), *declared, start])
 
 
-def _start(context: LaunchContext, mode: str) -> list[Action]:
-    given = {n: v for n, v in context.launch_configurations.items() if n not in _OF_LAUNCH}
+def _start(context: LaunchContext, mode: str, given: dict[str, str]) -> list[Action]:
     described = pipeline.build(mode, given)
     nodes = [_node(spec, described) for spec in described.nodes]
     return [LogInfo(msg=f"run: {described.output}"), *nodes]
@@ -51,12 +59,12 @@ def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
             report = LogInfo(msg=f"report: {described.output / 'report.html'}")
             return [report, Shutdown(reason="the run is complete")]
         # An error, since launch ends with exit code 0 after a mere Shutdown.
-        raise RuntimeError(f"node {spec.executable} ended with exit code {event.returncode}")
+        raise RuntimeError(f"node {spec.name} ended with exit code {event.returncode}")
 
     return Node(
         package=pipeline.PACKAGE,
         executable=spec.executable,
-        name=spec.executable,
+        name=spec.name,
         # Given, though empty: launch_ros then names the node in full in its parameter file, and
         # no section of the user's file that holds for more nodes wins over it.
         namespace="",

@@ -10,55 +10,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.arguments import (
+    ARGUMENTS,
+    FINETUNE,
+    ArgumentError,
+    arguments,
+    parse_arguments,
+)
+from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
+from residual_smolvla_ros.errors import CheckpointError, ConfigError
 
 PACKAGE = "residual_smolvla_ros"
-DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "pick_lift_base"
-FINETUNE, EVALUATE = "finetune", "evaluate"
-
-
-class ArgumentError(ValueError):
-    """A launch argument is unknown, or its value is not what it must be."""
-
-
-@dataclass(frozen=True)
-class Argument:
-    """A launch argument: `parse` turns its text into a value."""
-
-    name: str
-    default: str
-    help: str
-    parse: type = str
-    modes: tuple[str, ...] = (FINETUNE, EVALUATE)
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError("true or false")
-    return text.lower() == "true"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError("a whole number, 0 or more")
-    return int(text)
-
-
-ARGUMENTS = (
-    Argument("sim", "true", "the simulated SO101", _boolean),
-    Argument("lockstep", "true", "simulate step by step; false: in real time", _boolean),
-    Argument("config", "", "parameter file; default: config/sim.yaml of the package"),
-    Argument("base_checkpoint", str(DEMO_CHECKPOINT), "folder of the frozen SmolVLA checkpoint"),
-    Argument("residual_checkpoint", "", "checkpoint or run folder whose residual to start from"),
-    Argument("task", "Lift the red cube", "language instruction"),
-    Argument("episodes", "0", "training episodes at most; 0: no limit", _count, (FINETUNE,)),
-    Argument("total_steps", "150000", "control steps to train for", _count, (FINETUNE,)),
-    Argument("seed", "0", "seed of everything that is random in training", _count),
-    Argument("eval_episodes", "200", "held-out episodes of an evaluation", _count),
-    Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),
-    Argument("device", "cpu", "torch device of SmolVLA"),
-    Argument("resume", "false", "go on with the run in output", _boolean, (FINETUNE,)),
-)
+SIM_RATE_HZ = 30.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +32,12 @@ class NodeSpec:
     parameters: dict
     parameter_files: tuple[str, ...] = ()
     remappings: tuple[tuple[str, str], ...] = ()
+    node_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """The node's name: by default the executable's."""
+        return self.node_name or self.executable
 
     @property
     def module(self) -> str:
@@ -84,43 +53,25 @@ class Pipeline:
     output: Path
     nodes: tuple[NodeSpec, ...]
     environment: dict[str, str] = field(default_factory=dict)
+    values: dict = field(default_factory=dict)
 
-
-def arguments(mode: str) -> tuple[Argument, ...]:
-    """Return the arguments of finetune or evaluate."""
-    return tuple(argument for argument in ARGUMENTS if mode in argument.modes)
-
-
-def parse_arguments(mode: str, given: dict[str, str]) -> dict:
-    """Return a value for every argument of the mode.
-
-    Raises ArgumentError for an unknown name or a value that cannot be read.
-    """
-    known = {argument.name: argument for argument in arguments(mode)}
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise ArgumentError(
-            f"expected arguments out of {', '.join(known)}, found {', '.join(unknown)}"
-        )
-    values = {}
-    for name, argument in known.items():
-        text = given.get(name, argument.default)
-        try:
-            values[name] = argument.parse(text)
-        except ValueError as error:
-            raise ArgumentError(f"{name}: expected {error}, found {text!r}") from None
-    return values
+    @property
+    def training_steps(self) -> int:
+        """After how many control steps training ends at the latest, for a progress bar."""
+        total, episodes = self.values.get("total_steps", 0), self.values.get("episodes", 0)
+        steps = _episode_steps(self.values)
+        return min(total, episodes * steps) if episodes and steps else total
 
 
 def build(mode: str, given: dict[str, str]) -> Pipeline:
-    """Return the pipeline for launch arguments as text.
+    """Return the pipeline for launch arguments as text; they win over those in the config.
 
-    Raises ArgumentError or CheckpointError with one line; nothing has been written then.
+    Raises ArgumentError, ConfigError or CheckpointError with one line; nothing has been written
+    then.
     """
-    values = parse_arguments(mode, given)
-    if not values["sim"]:
-        raise ArgumentError("sim: expected true (no node of the real arm yet), found false")
-    config = _config_file(values["config"])
+    config = _config_file(parse_arguments(mode, given))
+    in_file, robot = read_section(config)
+    values = parse_arguments(mode, _arguments_of(mode, config, in_file) | given)
     checkpoint = Path(values["base_checkpoint"]).expanduser().resolve()
     chunk_steps = _chunk_steps(checkpoint)
     output = _output_folder(mode, values)
@@ -129,43 +80,94 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         raise CheckpointError(
             f"residual checkpoint {residual}: expected a folder, found no such folder"
         )
-    training, lockstep = mode == FINETUNE, values["lockstep"]
+    training, lockstep = mode == FINETUNE, values["sim"] and values["lockstep"]
     files = (str(config),)
+    if values["sim"]:
+        robot_nodes, cameras = _simulator(values, lockstep, chunk_steps, files), ["front", "wrist"]
+    else:
+        robot_nodes, cameras = _robot(values, robot, files)
 
     def node(executable: str, **parameters) -> NodeSpec:
         return NodeSpec(executable, parameters, files)
 
     run = {"base_checkpoint": str(checkpoint), "output": str(output), "seed": values["seed"]}
     nodes = [
-        node(
-            "so101_sim",
-            lockstep=lockstep,
-            camera_period_steps=chunk_steps if lockstep else 1,
-            seed=values["seed"],
-        ),
+        *robot_nodes,
         node(
             "policy",
             base_checkpoint=str(checkpoint),
             residual_checkpoint="" if training else residual,
             device=values["device"],
             task=values["task"],
-            cameras=["front", "wrist"],
+            cameras=cameras,
+            rate_hz=values["rate_hz"],
             lockstep=lockstep,
             wait_for_weights=training,
         ),
-        node("reward"),
+        node("reward", source="environment" if values["sim"] else "label"),
     ]
     episode = run | {"eval_episodes": values["eval_episodes"], "train": training}
     episode["evaluate_residual"] = training or bool(residual)
+    if not values["sim"]:
+        episode["clip"] = False  # nobody films it
+    if _episode_steps(values):
+        episode["max_steps"] = _episode_steps(values)
     if training:
         resume = {"resume": values["resume"]}
-        nodes.append(node("learner", residual_checkpoint=residual, **run, **resume))
+        executed = {"executed_commands": not values["sim"]}
+        nodes.append(node("learner", residual_checkpoint=residual, **run, **resume, **executed))
         episode |= resume | {
             "total_steps": values["total_steps"],
             "episode_limit": values["episodes"],
         }
     nodes.append(node("episode", **episode))
-    return Pipeline(mode, output, tuple(nodes), _environment())
+    return Pipeline(mode, output, tuple(nodes), environment(), values)
+
+
+def _arguments_of(mode: str, config: Path, in_file: dict[str, str]) -> dict[str, str]:
+    """Return the arguments of the mode that a config holds; it may hold those of all modes."""
+    known = [argument.name for argument in ARGUMENTS if argument.name != "config"]
+    unknown = [name for name in in_file if name not in known]
+    if unknown:
+        raise ArgumentError(
+            f"config {config}: expected robot and arguments out of {', '.join(known)}, "
+            f"found {', '.join(unknown)}"
+        )
+    names = {argument.name for argument in arguments(mode)}
+    return {name: value for name, value in in_file.items() if name in names}
+
+
+def _simulator(values: dict, lockstep: bool, chunk_steps: int, files) -> list[NodeSpec]:
+    if values["rate_hz"] != SIM_RATE_HZ:
+        raise ArgumentError(
+            f"rate_hz: expected {SIM_RATE_HZ:g} of the simulator, found {values['rate_hz']:g}"
+        )
+    parameters = {
+        "lockstep": lockstep,
+        "camera_period_steps": chunk_steps if lockstep else 1,
+        "seed": values["seed"],
+    }
+    return [NodeSpec("so101_sim", parameters, files)]
+
+
+def _robot(values: dict, robot: dict, files) -> tuple[list[NodeSpec], list[str]]:
+    """Return the nodes of the real robot and the names of its cameras."""
+    if not robot.get("type"):
+        raise ConfigError(
+            f"config {files[0]}: expected a section robot with a type, as LeRobot names it, "
+            f"found {robot or 'none'}"
+        )
+    arm, cameras = split_cameras(robot)
+    bridge = {"rate_hz": values["rate_hz"], "reset_time_s": values["reset_time_s"]}
+    nodes = [NodeSpec("so101_bridge", bridge | flatten(arm, "robot"), files)]
+    for name, camera in cameras.items():
+        parameters = {"name": name} | flatten(camera, "camera")
+        nodes.append(NodeSpec("camera", parameters, files, node_name=f"camera_{name}"))
+    return nodes, list(cameras)
+
+
+def _episode_steps(values: dict) -> int:
+    return round(values["episode_time_s"] * values["rate_hz"])
 
 
 def share_directory() -> Path:
@@ -183,9 +185,10 @@ def share_directory() -> Path:
     raise ArgumentError(f"expected the package's config folder, found none in {places}")
 
 
-def _config_file(text: str) -> Path:
+def _config_file(values: dict) -> Path:
+    text = values["config"]
     if not text:
-        return share_directory() / "config" / "sim.yaml"
+        return share_directory() / "config" / ("sim.yaml" if values["sim"] else "so101.yaml")
     path = Path(text).expanduser().resolve()
     if not path.is_file():
         raise ArgumentError(f"config: expected a parameter file, found no such file: {text}")
@@ -222,7 +225,8 @@ def _output_folder(mode: str, values: dict) -> Path:
     return output
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return what the nodes need in their environment; a user's own choice stands."""
     profile = share_directory() / "config" / "fastdds.xml"
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),

@@ -71,7 +71,8 @@ class _LogPrinter:
 def command(node: NodeSpec, parameter_file: Path) -> list[str]:
     """Return the command line of a node."""
     files = [*node.parameter_files, str(parameter_file)]
-    remaps = [part for old, new in node.remappings for part in ("-r", f"{old}:={new}")]
+    remappings = [("__node", node.name), *node.remappings]
+    remaps = [part for old, new in remappings for part in ("-r", f"{old}:={new}")]
     arguments = [part for file in files for part in ("--params-file", file)]
     return [sys.executable, "-m", node.module, "--ros-args", *arguments, *remaps]
 
@@ -88,8 +89,8 @@ def run(pipeline: Pipeline, show=print) -> int:
     first: list[str] = []
     for node in pipeline.nodes:
         file = _write_parameters(pipeline.output / "parameters", node)
-        manager.add_process(node.executable, command(node, file))
-        (pipeline.output / "log" / f"{node.executable}.log").touch()
+        manager.add_process(node.name, command(node, file))
+        (pipeline.output / "log" / f"{node.name}.log").touch()
     _remember_first_stop(manager, first)
     try:
         manager.loop()
@@ -125,8 +126,8 @@ def _remember_first_stop(manager: honcho.manager.Manager, first: list[str]) -> N
 def _write_parameters(folder: Path, node: NodeSpec) -> Path:
     """Write a node's parameters where ROS 2 reads them; JSON is YAML."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{node.executable}.yaml"
+    file = folder / f"{node.name}.yaml"
     # By its full name: a file's section `/**` is applied ahead of one for a single node.
-    sections = {f"/{node.executable}": {"ros__parameters": node.parameters}}
+    sections = {f"/{node.name}": {"ros__parameters": node.parameters}}
     file.write_text(json.dumps(sections, indent=1) + "\n")
     return file

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.learning.rollout import Episode
-from residual_smolvla_ros.pipeline import DEMO_CHECKPOINT
 from residual_smolvla_ros.policy.features import ResidualConfig
 
 # One order of summation: what must be equal to the bit is.

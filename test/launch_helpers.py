@@ -8,7 +8,7 @@ from pathlib import Path
 
 import graph
 
-from residual_smolvla_ros import pipeline
+from residual_smolvla_ros import arguments, pipeline
 
 LAUNCH_FILES = Path(__file__).parents[1] / "launch"
 
@@ -61,7 +61,7 @@ def install(prefix: Path, template: str) -> Path:
     index.mkdir(parents=True)
     executables.mkdir(parents=True)
     (index / pipeline.PACKAGE).touch()
-    for spec in pipeline.build(pipeline.FINETUNE, {"output": str(prefix / "none")}).nodes:
+    for spec in pipeline.build(arguments.FINETUNE, {"output": str(prefix / "none")}).nodes:
         file = executables / spec.executable
         file.write_text(template.format(python=sys.executable, name=spec.executable))
         file.chmod(0o755)

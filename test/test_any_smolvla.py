@@ -12,7 +12,7 @@ from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-from residual_smolvla_ros.pipeline import DEMO_CHECKPOINT
+from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 
 CAMERAS = ("camera1", "camera2", "camera3")

@@ -12,8 +12,8 @@ from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
+from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.errors import CheckpointError
-from residual_smolvla_ros.pipeline import DEMO_CHECKPOINT
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from residual_smolvla_ros import pipeline
+from residual_smolvla_ros import arguments
 
 
 def command(*words: str) -> subprocess.CompletedProcess:
@@ -58,9 +58,9 @@ def test_resume_without_a_run_is_refused(tmp_path):
     assert "expected a run" in result.stderr
 
 
-@pytest.mark.parametrize("mode", [pipeline.FINETUNE, pipeline.EVALUATE])
+@pytest.mark.parametrize("mode", [arguments.FINETUNE, arguments.EVALUATE])
 def test_show_args_lists_every_argument_with_its_default(mode):
     text = command(mode, "--show-args").stdout
-    for argument in pipeline.arguments(mode):
+    for argument in arguments.arguments(mode):
         assert f"{argument.name}:" in text
         assert argument.default in text

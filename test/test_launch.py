@@ -9,7 +9,7 @@ import psutil
 import pytest
 from graph import write_config
 
-from residual_smolvla_ros import pipeline
+from residual_smolvla_ros import arguments, pipeline
 
 NEEDED = ("launch", "launch_ros", "ros2launch")
 # The repository's own folder `launch` is a module without an origin.
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     bool(MISSING), reason=f"{', '.join(MISSING)} not installed: part of ROS 2, not on PyPI"
 )
 DOMAIN = 70
-MODES = (pipeline.FINETUNE, pipeline.EVALUATE)
+MODES = (arguments.FINETUNE, arguments.EVALUATE)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_show_args_lists_the_arguments_of_the_pipeline_and_no_others(mode, tmp_p
     code, text = helpers.ros2_launch(launch_file(mode), "--show-args", prefix=tmp_path)
     assert code == 0, text
     shown = re.findall(r"^    '(\w+)':\n +(.*)\n +\(default: '(.*)'\)$", text, re.M)
-    assert shown == [(a.name, a.help, a.default) for a in pipeline.arguments(mode)]
+    assert shown == [(a.name, a.help, a.default) for a in arguments.arguments(mode)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.records import Record
 
@@ -22,12 +24,15 @@ class EpisodeAssembler:
     """Collect step, reward and end records, and hand out whole episodes in their order.
 
     Records past an episode's end are left out. When partners stay missing, the episode is cut
-    before the first gap, and the state there bootstraps its return.
+    before the first gap, and the state there bootstraps its return. With `with_executed` each
+    step also waits for the command that the robot executed.
     """
 
-    def __init__(self):
+    def __init__(self, with_executed: bool = False):
+        self._with_executed = with_executed
         self._steps: dict[int, dict[int, Record]] = {}
         self._rewards: dict[int, float] = {}
+        self._executed: dict[int, np.ndarray] = {}
         self._ends: list[EpisodeEnd] = []
         self._closed_episode = 0
         self._closed_stamp = 0
@@ -43,6 +48,11 @@ class EpisodeAssembler:
         stamp = record.metadata["stamp"]
         if stamp > self._closed_stamp:
             self._rewards.setdefault(stamp, float(record["reward"]))
+
+    def add_executed(self, stamp: int, command: np.ndarray) -> None:
+        """Take what the robot executed in answer to a state, in LeRobot's units."""
+        if stamp > self._closed_stamp:
+            self._executed.setdefault(stamp, command)
 
     def add_end(self, end: EpisodeEnd) -> None:
         """Take note of an episode's end."""
@@ -71,15 +81,18 @@ class EpisodeAssembler:
 
     def _complete(self, end: EpisodeEnd) -> bool:
         stamps = self._played(end)
-        if len(stamps) != end.steps or any(stamp not in self._rewards for stamp in stamps):
+        if len(stamps) != end.steps or not all(self._has_partners(stamp) for stamp in stamps):
             return False
         return not end.truncated or self._following(end, end.last_stamp) is not None
+
+    def _has_partners(self, stamp: int) -> bool:
+        return stamp in self._rewards and (not self._with_executed or stamp in self._executed)
 
     def _build(self, end: EpisodeEnd) -> tuple[Episode, int]:
         records = self._steps.get(end.episode, {})
         stamps = []
         for tick, stamp in enumerate(self._played(end)):
-            if records[stamp].metadata["tick"] != tick or stamp not in self._rewards:
+            if records[stamp].metadata["tick"] != tick or not self._has_partners(stamp):
                 break
             stamps.append(stamp)
         cut = len(stamps) < end.steps
@@ -99,6 +112,9 @@ class EpisodeAssembler:
                 float(record["log_prob"]),
                 float(record["value"]),
             )
+            if self._with_executed:
+                episode.commands.append(record["command"])
+                episode.executed.append(self._executed[stamp])
             episode.weights_version = record.metadata["weights_version"]
         if stamps and (cut or end.truncated):
             episode.final_features = following["features"]
@@ -108,6 +124,7 @@ class EpisodeAssembler:
         self._closed_episode, self._closed_stamp = end.episode, end.last_stamp
         self._steps = {e: s for e, s in self._steps.items() if e > end.episode}
         self._rewards = {s: r for s, r in self._rewards.items() if s > end.last_stamp}
+        self._executed = {s: c for s, c in self._executed.items() if s > end.last_stamp}
 
     def _played(self, end: EpisodeEnd) -> list[int]:
         records = self._steps.get(end.episode, {})

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from residual_smolvla_ros.errors import CheckpointError
@@ -18,6 +19,8 @@ from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
 
 KEEP_LAST, KEEP_EVERY = 3, 20
+# In LeRobot's units (degrees, gripper 0..100): about one tick of a servo.
+EXECUTED_TOLERANCE = 0.1
 # When updates come: a resumed run must keep it.
 CADENCE = ("episodes_per_update", "warmup_updates")
 # What the weights of a residual were trained for: a checkpoint of other values does not fit.
@@ -103,7 +106,7 @@ class Learner:
             "episode_steps": sum(e.steps for e in episodes) / len(episodes),
             "warmup": float(warmup),
         }
-        return metrics
+        return metrics | _executed_metrics(episodes)
 
     def progress(self) -> dict[str, int]:
         """Return the counters, and after how many episodes the next ones follow."""
@@ -177,3 +180,19 @@ class Learner:
             for name, value in entry.items():
                 tensors[f"optimiser.{index}.{name}"] = value
         return tensors
+
+
+def _executed_metrics(episodes: list[Episode]) -> dict[str, float]:
+    """Return how far the robot departed from the commands, where it reports what it executed."""
+    gaps = [
+        np.abs(np.subtract(episode.executed, episode.commands))
+        for episode in episodes
+        if episode.executed
+    ]
+    if not gaps:
+        return {}
+    gap = np.concatenate(gaps)
+    return {
+        "executed_gap": float(gap.mean()),
+        "executed_changed": float((gap.max(axis=1) > EXECUTED_TOLERANCE).mean()),
+    }

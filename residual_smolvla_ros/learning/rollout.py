@@ -12,7 +12,9 @@ class Episode:
 
     A decision spans the steps for which its residual was held; it earns their summed reward.
     `final_features` are those of the state after the last step, set when the episode was
-    truncated: the return there is the critic's value, not zero.
+    truncated: the return there is the critic's value, not zero. `commands` and `executed` hold,
+    for each control step of a robot that reports it, what the policy sent and what the robot's
+    safety filter made of it, in LeRobot's units.
     """
 
     features: list[np.ndarray] = field(default_factory=list)
@@ -20,6 +22,8 @@ class Episode:
     log_probs: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    commands: list[np.ndarray] = field(default_factory=list)
+    executed: list[np.ndarray] = field(default_factory=list)
     steps: int = 0
     final_features: np.ndarray | None = None
     weights_version: int = 0

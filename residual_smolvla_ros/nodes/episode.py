@@ -34,6 +34,8 @@ from residual_smolvla_ros.reporting.results import (
 )
 
 RESET_RETRY_S = 0.02
+# A reset that a person takes part in is asked about less and less often.
+RESET_RETRY_MAX_S = 0.5
 STALL_S = 30.0
 # A node's publisher is there once it has loaded what it needs.
 NEEDED_TOPICS = {"joint_trajectory": "policy", "reward": "reward"}
@@ -56,6 +58,7 @@ class EpisodeNode(PipelineNode):
         self._plan: EpisodePlan | None = None
         self._active_now = False
         self._resetting = False
+        self._retry_at, self._retry_pause = 0.0, RESET_RETRY_S
         self._version: int | None = None if self._trains else -1
         self._progress_at = time.monotonic()
         self._start_wall = time.monotonic()
@@ -111,7 +114,8 @@ class EpisodeNode(PipelineNode):
 
     def _on_retry(self) -> None:
         """Prepare the next episode as soon as the weights for it are there."""
-        if self._active_now or self._resetting or self._missing():
+        too_early = time.monotonic() < self._retry_at
+        if self._active_now or self._resetting or too_early or self._missing():
             return
         if self._plan is None:
             plan = self._schedule.next()
@@ -138,7 +142,14 @@ class EpisodeNode(PipelineNode):
         self._resetting = False
         response = future.result()
         if not response.success:
-            return  # the timer tries again
+            # The timer asks again: a robot's reset goes on for as long as it says no.
+            self._retry_at = time.monotonic() + self._retry_pause
+            if self._retry_pause == RESET_RETRY_MAX_S:
+                self.get_logger().info(f"reset: {response.message}", throttle_duration_sec=5.0)
+                self._progress_at = time.monotonic()
+            self._retry_pause = min(2 * self._retry_pause, RESET_RETRY_MAX_S)
+            return
+        self._retry_pause = RESET_RETRY_S
         self._steps = 0
         self._return = 0.0
         self._frames = []

@@ -7,21 +7,28 @@ from pathlib import Path
 
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from torch.utils.tensorboard import SummaryWriter
 
-from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.errors import CheckpointError, ConfigError
 from residual_smolvla_ros.learning.assembly import EpisodeAssembler, EpisodeEnd
 from residual_smolvla_ros.learning.checkpoint import load_checkpoint, newest_checkpoint
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.ppo import PPOConfig
 from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.learning.schedule import EpisodePlan
-from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, to_message
+from residual_smolvla_ros.nodes.common import (
+    LATCHED_QOS,
+    RECORD_QOS,
+    PipelineNode,
+    to_message,
+    to_nanoseconds,
+)
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, WEIGHTS, Record, pack
-from residual_smolvla_ros.robots.units import JOINT_NAMES
+from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
 # Records of an episode come on three topics; what is missing when all are silent is lost.
 SILENCE_S = 2.0
@@ -54,7 +61,10 @@ class LearnerNode(PipelineNode):
             self._learner.resume(load_checkpoint(self._output, training=True))
         elif residual:
             self._learner.load(load_checkpoint(residual))
-        self._assembler = EpisodeAssembler()
+        executed = self.parameter(
+            "executed_commands", False, "whether the robot reports what it executed"
+        )
+        self._assembler = EpisodeAssembler(with_executed=executed)
         self._heard_at = time.monotonic()
         self._metrics: dict[str, float] = {}
         self._started = time.monotonic()
@@ -65,6 +75,8 @@ class LearnerNode(PipelineNode):
         self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
         self.record_subscription(STEP, "policy/step", self._on_step)
         self.record_subscription(REWARD, "reward", self._on_reward)
+        if executed:
+            self.create_subscription(JointState, "executed_command", self._on_executed, RECORD_QOS)
         self.create_service(Trigger, "learner/save", self._on_save)
         self.create_timer(0.25, self._on_timer)
         if not resume:
@@ -79,6 +91,7 @@ class LearnerNode(PipelineNode):
         )
         privileged = self.parameter("privileged_size", 12, "size of the feature privileged")
         joints = self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
+        self._joint_names = tuple(joints)
         defaults = ResidualConfig.from_names(["state"], len(joints))
         settings = {
             name: self.parameter(name, getattr(defaults, name), description)
@@ -129,6 +142,18 @@ class LearnerNode(PipelineNode):
 
     def _on_reward(self, record: Record) -> None:
         self._assembler.add_reward(record)
+        self._take_episodes()
+
+    def _on_executed(self, message: JointState) -> None:
+        positions = dict(zip(message.name, message.position, strict=False))
+        if not positions.keys() >= set(self._joint_names):
+            # No later message will mend this: the robot and `joint_names` do not match.
+            raise ConfigError(
+                f"executed_command: expected joints {self._joint_names}, found {list(positions)}"
+            )
+        values = [positions[name] for name in self._joint_names]
+        command = rad_to_lerobot(values, self._joint_names)
+        self._assembler.add_executed(to_nanoseconds(message.header.stamp), command)
         self._take_episodes()
 
     def _on_timer(self) -> None:

@@ -54,8 +54,10 @@ class PolicyNode(PipelineNode):
         self._cameras = self.parameter(
             "cameras", ["front", "wrist"], "cameras that the robot has, by topic name"
         )
-        self._joint_names = self.parameter(
-            "joint_names", list(JOINT_NAMES), "joints in the order of the checkpoint's features"
+        self._joint_names = tuple(
+            self.parameter(
+                "joint_names", list(JOINT_NAMES), "joints in the order of the checkpoint's features"
+            )
         )
         self._rate_hz = self.parameter("rate_hz", 30.0, "control rate of the robot")
         self._lockstep = self.parameter("lockstep", True, "wait for images of the state's stamp")
@@ -63,7 +65,7 @@ class PolicyNode(PipelineNode):
         torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
 
         base = FrozenSmolVLA(checkpoint, device)
-        base.check_robot(self._cameras, self._joint_names)
+        base.check_robot(self._cameras, list(self._joint_names))
         self._policy = ResidualSmolVLAPolicy(base, task, Kinematics())
         if residual:
             loaded = load_checkpoint(residual)
@@ -200,7 +202,7 @@ class PolicyNode(PipelineNode):
         if not positions.keys() >= set(self._joint_names):
             # No later message will mend this: the robot and `joint_names` do not match.
             raise ValueError(
-                f"joint_states: expected joints {self._joint_names}, found {list(positions)}"
+                f"joint_states: expected joints {list(self._joint_names)}, found {list(positions)}"
             )
         values = np.array([positions[name] for name in self._joint_names])
         if not np.isfinite(values).all():
@@ -210,7 +212,7 @@ class PolicyNode(PipelineNode):
                 throttle_duration_sec=5.0,
             )
             return None
-        return rad_to_lerobot(values)
+        return rad_to_lerobot(values, self._joint_names)
 
     def _current_images(self, stamp: int) -> dict[str, np.ndarray] | None:
         for name in self._policy.base.cameras:
@@ -220,7 +222,8 @@ class PolicyNode(PipelineNode):
         return {n: from_image_message(self._images[n]) for n in self._policy.base.cameras}
 
     def _publish_command(self, message: JointState, stamp: int, step: PolicyStep) -> None:
-        point = JointTrajectoryPoint(positions=lerobot_to_rad(step.command).tolist())
+        positions = lerobot_to_rad(step.command, self._joint_names)
+        point = JointTrajectoryPoint(positions=positions.tolist())
         point.time_from_start = Duration(nanosec=self._period_ns)
         command = JointTrajectory(joint_names=self._joint_names, points=[point])
         command.header.stamp = message.header.stamp
@@ -280,12 +283,14 @@ class PolicyNode(PipelineNode):
 
     def _publish_views(self, message: JointState, step: PolicyStep) -> None:
         """Publish base and residual, in rad, for those who look on."""
-        if self._base_actions.get_subscription_count():
-            base = lerobot_to_rad(self._policy.base.unnormalise_action(step.base))
-            self._publish_view(self._base_actions, message, base)
-        if self._residual_actions.get_subscription_count():
-            base = lerobot_to_rad(self._policy.base.unnormalise_action(step.base))
-            self._publish_view(self._residual_actions, message, lerobot_to_rad(step.command) - base)
+        watched = [self._base_actions, self._residual_actions]
+        if not any(publisher.get_subscription_count() for publisher in watched):
+            return
+        names = self._joint_names
+        base = lerobot_to_rad(self._policy.base.unnormalise_action(step.base), names)
+        self._publish_view(self._base_actions, message, base)
+        residual = lerobot_to_rad(step.command, names) - base
+        self._publish_view(self._residual_actions, message, residual)
 
     def _publish_view(self, publisher, message: JointState, position: np.ndarray) -> None:
         view = JointState(name=self._joint_names, position=position.tolist())

@@ -26,7 +26,6 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.robots.arm import ArmState, SafeArm
 from residual_smolvla_ros.robots.driver import RobotDriver
-from residual_smolvla_ros.robots.lerobot_config import robot_config
 from residual_smolvla_ros.robots.limits import ArmSettings
 from residual_smolvla_ros.robots.safety import CommandRefused, Mode
 
@@ -59,7 +58,7 @@ class So101BridgeNode(PipelineNode):
         )
         home = self.parameter("home", Parameter.Type.DOUBLE_ARRAY, "where home is, in rad")
         settings = self._make_settings()
-        self._arm = SafeArm(RobotDriver(robot_config(self.group("robot"))), settings, rate)
+        self._arm = SafeArm(RobotDriver(self.group("robot")), settings, rate)
         names = self._arm.joint_names
         if home and (len(home) != len(names) or not np.isfinite(home).all()):
             raise ConfigError(f"home: expected {len(names)} finite positions, found {list(home)}")
@@ -69,7 +68,7 @@ class So101BridgeNode(PipelineNode):
         self._ticked_at = 0.0
         self._waited_since: float | None = None  # a reset waits for the scene
         self._reset_asked = self._scene_done = False
-        self._mode: tuple[Mode, str] | None = None
+        self._told: tuple[str, str, str] = ("", "", "")  # trouble, mode, reason
 
         self._states = self.create_publisher(JointState, "joint_states", CONTROL_QOS)
         self._executed = self.create_publisher(JointState, "executed_command", RECORD_QOS)
@@ -196,9 +195,12 @@ class So101BridgeNode(PipelineNode):
         response.success = False
         if self._arm.filter.mode is Mode.HOME:
             response.message = "going home"
-        elif self._arm.filter.mode is Mode.LATCHED or not self._arm.connected:
+        elif self._arm.filter.mode is Mode.LATCHED or self._arm.trouble:
             self._reset_asked = False
-            response.message = f"expected an arm that is free, found: {self._arm.filter.reason}"
+            response.message = (
+                f"expected an arm that is free to move, found: "
+                f"{self._arm.trouble or self._describe()}"
+            )
         else:
             self._await_scene(response)
         return response
@@ -225,17 +227,22 @@ class So101BridgeNode(PipelineNode):
 
     def _tell_mode(self) -> None:
         """Log what the arm does when that changes."""
-        now = self._arm.filter.mode, self._arm.filter.reason
-        if now == self._mode:
+        arm = self._arm
+        told = self._told
+        self._told = arm.trouble, arm.filter.mode, arm.filter.reason
+        if self._told == told:
             return
-        self._mode = now
-        mode, reason = now
-        text = f"{mode}: {reason}" if reason else str(mode)
-        logger = self.get_logger()
-        if mode is Mode.LATCHED or not self._arm.readable:
-            logger.error(text)
+        if arm.trouble:
+            if arm.trouble != told[0]:
+                self.get_logger().error(f"robot lost: {arm.trouble}")
+        elif arm.filter.mode is Mode.LATCHED:
+            self.get_logger().error(self._describe())
         else:
-            logger.info(text)
+            self.get_logger().info(self._describe())
+
+    def _describe(self) -> str:
+        mode, reason = self._arm.filter.mode, self._arm.filter.reason
+        return f"{mode}: {reason}" if reason else str(mode)
 
     def status(self):
         """Report the mode, what was clipped and refused, and errors of the bus."""
@@ -243,10 +250,11 @@ class So101BridgeNode(PipelineNode):
         values = {"mode": str(arm.filter.mode), "reason": arm.filter.reason}
         values |= {f"clipped_{kind}": str(n) for kind, n in arm.filter.clipped.items()}
         values |= {f"errors_{kind}": str(n) for kind, n in arm.errors.items()}
-        level = DiagnosticStatus.OK
-        if not arm.readable or arm.filter.mode is Mode.LATCHED:
-            level = DiagnosticStatus.ERROR
-        return level, f"{arm.filter.mode} {arm.filter.reason}".strip(), values
+        if arm.trouble:
+            return DiagnosticStatus.ERROR, f"robot lost: {arm.trouble}", values
+        latched = arm.filter.mode is Mode.LATCHED
+        level = DiagnosticStatus.ERROR if latched else DiagnosticStatus.OK
+        return level, self._describe(), values
 
     def close(self) -> None:
         """Hold where the arm is, with torque on, and close the port."""

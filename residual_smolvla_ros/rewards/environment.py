@@ -3,15 +3,7 @@
 from dataclasses import dataclass
 
 from residual_smolvla_ros.records import Record
-
-
-@dataclass(frozen=True)
-class StepReward:
-    """What a control step earned, and whether it ended the episode."""
-
-    reward: float
-    success: bool
-    terminated: bool
+from residual_smolvla_ros.rewards.step_reward import StepReward
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A robot behind the safety filter: the only way to its motors."""
 
-import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from residual_smolvla_ros.robots.safety import SafetyFilter
 RECONNECT_S = 1.0
 # Errors that go on for so long are more than noise: the port is closed and opened anew.
 BROKEN_S = 0.5
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,20 +41,16 @@ class SafeArm:
         limits = make_limits(self.joint_names, settings, driver.limits(), rate_hz)
         self.filter = SafetyFilter(self.joint_names, limits)
         self.connected = True
+        self.trouble = ""  # why the robot cannot be read, if it cannot
         self.errors: Counter[str] = Counter()
         self._failing_since: float | None = None
         self._tried_at = 0.0
         self._previous: tuple[float, np.ndarray] | None = None
 
-    @property
-    def readable(self) -> bool:
-        """Whether the last state could be read."""
-        return self.connected and self._failing_since is None
-
     def tick(self) -> ArmState | None:
         """Read the state and write the goal that the filter asks for.
 
-        Return None while the robot cannot be read; the filter's reason says why.
+        Return None while the robot cannot be read; `trouble` says why.
         """
         if not self.connected and not self._reconnect():
             return None
@@ -67,7 +60,7 @@ class SafeArm:
             self._fail(error)
             return None
         now = self._clock()
-        self._failing_since = None
+        self._failing_since, self.trouble = None, ""
         velocity = self._differentiate(now, position)
         self._write(self.filter.measure(now, position, load))
         return ArmState(position, velocity, load)
@@ -114,23 +107,20 @@ class SafeArm:
         self.errors["bus"] += 1
         self._previous = None
         if self._failing_since is None:
-            self._failing_since = now
+            self._failing_since, self.trouble = now, str(error)
             # Servos that still hear are told to stay; this write may fail as well.
-            self._write(self.filter.lost(now, str(error)))
+            self._write(self.filter.lost(now, "robot lost"))
         elif now - self._failing_since > BROKEN_S:
-            logger.error(str(error))
             self._driver.close()
             self.connected = False
 
     def _reconnect(self) -> bool:
-        now = self._clock()
-        if now - self._tried_at < RECONNECT_S:
+        if self._clock() - self._tried_at < RECONNECT_S:
             return False
         try:
             self._driver.connect()
         except (RobotLost, ConfigError) as error:
-            self._tried_at = self._clock()
-            self.filter.lost(now, str(error))
+            self._tried_at, self.trouble = self._clock(), str(error)
             return False
         self.connected, self._failing_since = True, None
         self.errors["reconnected"] += 1

@@ -11,6 +11,7 @@ from lerobot.robots.robot import Robot
 from lerobot.robots.utils import make_robot_from_config
 
 from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.robots.lerobot_config import robot_config
 from residual_smolvla_ros.robots.units import is_gripper, lerobot_to_rad, rad_to_lerobot
 
 SUFFIX = ".pos"
@@ -24,16 +25,18 @@ class RobotLost(ConnectionError):
 class RobotDriver:
     """Drive a LeRobot robot in rad; the cameras of its configuration are left to others.
 
-    Raises ConfigError where its actions are not joint positions in degrees.
+    `values` are the robot's type and fields, as a LeRobot user writes them. Raises ConfigError
+    where they are wrong, or its actions are not joint positions in degrees.
     """
 
-    def __init__(self, config: RobotConfig):
-        self._config = _adapt(config)
+    def __init__(self, values: dict):
+        self._values = values
+        self._config = _adapt(robot_config(values))
         self._robot = self._make_robot()
         names = [name for name in self._robot.action_features if name.endswith(SUFFIX)]
         if not names or len(names) != len(self._robot.action_features):
             raise ConfigError(
-                f"robot {config.type}: expected a robot whose actions are joint positions, "
+                f"robot {values['type']}: expected a robot whose actions are joint positions, "
                 f"found {sorted(self._robot.action_features)}"
             )
         self.joint_names = tuple(name.removesuffix(SUFFIX) for name in names)
@@ -42,7 +45,7 @@ class RobotDriver:
         try:
             return make_robot_from_config(self._config)
         except (ImportError, ValueError, OSError) as error:
-            raise ConfigError(f"robot {self._config.type}: {_one_line(error)}") from None
+            raise ConfigError(f"robot {self._values['type']}: {_one_line(error)}") from None
 
     @property
     def _bus(self) -> SerialMotorsBus | None:
@@ -82,10 +85,11 @@ class RobotDriver:
             return
         file = self._robot.calibration_fpath
         found = "another one in the servos" if file.is_file() else "no such file"
-        options = [f"--robot.type={self._config.type}"]
-        for name in ("port", "id", "calibration_dir"):
-            if getattr(self._config, name, None) is not None:
-                options.append(f"--robot.{name}={getattr(self._config, name)}")
+        options = [
+            f"--robot.{name}={self._values[name]}"
+            for name in ("type", "port", "id", "calibration_dir")
+            if name in self._values
+        ]
         raise ConfigError(
             f"calibration: expected that of {file}, found {found}; run: "
             f"lerobot-calibrate {' '.join(options)}"
@@ -160,6 +164,7 @@ def _adapt(config: RobotConfig) -> RobotConfig:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the message of an error, and of the one behind it, in one line."""
-    texts = [str(e) or type(e).__name__ for e in (error, error.__cause__) if e is not None]
-    return " ".join(" ".join(texts).split())
+    """Return the message of an error in one line."""
+    # termios.error holds a number and a text, and would show as a tuple.
+    text = error.args[1] if len(error.args) == 2 else str(error)
+    return " ".join(str(text).split()) or type(error).__name__

@@ -1,0 +1,91 @@
+"""The launch arguments of a pipeline, and how their text becomes values."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "pick_lift_base"
+FINETUNE, EVALUATE = "finetune", "evaluate"
+
+
+class ArgumentError(ValueError):
+    """A launch argument is unknown, or its value is not what it must be."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A launch argument: `parse` turns its text into a value."""
+
+    name: str
+    default: str
+    help: str
+    parse: type = str
+    modes: tuple[str, ...] = (FINETUNE, EVALUATE)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("true or false")
+    return text.lower() == "true"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("a whole number, 0 or more")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError("a number")
+    return value
+
+
+ARGUMENTS = (
+    Argument("sim", "true", "the simulated SO101; false: the robot of the config", _boolean),
+    Argument("lockstep", "true", "simulate step by step; false: in real time", _boolean),
+    Argument("config", "", "parameter file; default: config/sim.yaml or so101.yaml of the package"),
+    Argument("base_checkpoint", str(DEMO_CHECKPOINT), "folder of the frozen SmolVLA checkpoint"),
+    Argument("residual_checkpoint", "", "checkpoint or run folder whose residual to start from"),
+    Argument("task", "Lift the red cube", "language instruction"),
+    Argument("episodes", "0", "training episodes at most; 0: no limit", _count, (FINETUNE,)),
+    Argument("total_steps", "150000", "control steps to train for", _count, (FINETUNE,)),
+    Argument("rate_hz", "30", "control rate of the robot, 1 to 100", _number),
+    Argument("episode_time_s", "0", "length of an episode; 0: max_steps of the config", _number),
+    Argument("reset_time_s", "10", "time to set the robot's scene; < 0: until done", _number),
+    Argument("seed", "0", "seed of everything that is random in training", _count),
+    Argument("eval_episodes", "200", "held-out episodes of an evaluation", _count),
+    Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),
+    Argument("device", "cpu", "torch device of SmolVLA"),
+    Argument("resume", "false", "go on with the run in output", _boolean, (FINETUNE,)),
+)
+
+
+def arguments(mode: str) -> tuple[Argument, ...]:
+    """Return the arguments of finetune or evaluate."""
+    return tuple(argument for argument in ARGUMENTS if mode in argument.modes)
+
+
+def parse_arguments(mode: str, given: dict[str, str]) -> dict:
+    """Return a value for every argument of the mode.
+
+    Raises ArgumentError for an unknown name or a value that cannot be read.
+    """
+    known = {argument.name: argument for argument in arguments(mode)}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ArgumentError(
+            f"expected arguments out of {', '.join(known)}, found {', '.join(unknown)}"
+        )
+    values = {}
+    for name, argument in known.items():
+        text = given.get(name, argument.default)
+        try:
+            values[name] = argument.parse(text)
+        except ValueError as error:
+            raise ArgumentError(f"{name}: expected {error}, found {text!r}") from None
+    return values

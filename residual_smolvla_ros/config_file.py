@@ -1,0 +1,63 @@
+"""The section `/**/pipeline` of a parameter file: launch arguments, and the robot to start."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from residual_smolvla_ros.errors import ConfigError
+
+SECTION = "/**/pipeline"
+_CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def read_section(file: Path) -> tuple[dict[str, str], dict]:
+    """Return launch arguments as text, and the section `robot` as a LeRobot user writes it.
+
+    Raises ConfigError where the file cannot be read or the section is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"config {file}: expected a YAML parameter file, found: {text}") from None
+    sections = content if isinstance(content, dict) else {}
+    section = (sections.get(SECTION) or {}).get("ros__parameters", {})
+    robot = section.pop("robot", {}) if isinstance(section, dict) else None
+    if not isinstance(content, dict | None) or not isinstance(robot, dict):
+        raise ConfigError(f"config {file}: expected mappings in {SECTION}, found something else")
+    return {name: _text(value) for name, value in section.items()}, robot
+
+
+def split_cameras(robot: dict) -> tuple[dict, dict[str, dict]]:
+    """Return the robot without its cameras, and its cameras by name.
+
+    Raises ConfigError for a camera that is no mapping or whose name cannot be a topic's.
+    """
+    cameras = robot.get("cameras") or {}
+    if not isinstance(cameras, dict):
+        raise ConfigError(f"robot.cameras: expected a mapping of names, found {cameras!r}")
+    for name, camera in cameras.items():
+        if not isinstance(camera, dict):
+            raise ConfigError(f"robot.cameras.{name}: expected its fields, found {camera!r}")
+        if not _CAMERA_NAME.fullmatch(str(name)):
+            raise ConfigError(
+                f"robot.cameras: expected names of letters, digits and _, found {name!r}"
+            )
+    return {key: value for key, value in robot.items() if key != "cameras"}, cameras
+
+
+def flatten(values: dict, prefix: str) -> dict:
+    """Return nested values under dotted names, as ROS 2 parameters; what is null is left out."""
+    flat = {}
+    for name, value in values.items():
+        full = f"{prefix}.{name}"
+        if isinstance(value, dict):
+            flat |= flatten(value, full)
+        elif value is not None:
+            flat[full] = value
+    return flat
+
+
+def _text(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
