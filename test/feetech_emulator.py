@@ -157,6 +157,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A sleep may end 50 us late by default, half a packet.
     Path("/proc/self/timerslack_ns").write_text("1")
+    # A busy host does not slow real servos down; not everyone may ask for this.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
     servos = {
         name: Servo(id_, *(int(value) for value in values))
         for id_, (name, values) in enumerate(zip(JOINT_NAMES, CALIBRATION, strict=True), 1)
