@@ -25,7 +25,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.robots.arm import ArmState, SafeArm
-from residual_smolvla_ros.robots.driver import RobotDriver
+from residual_smolvla_ros.robots.driver import RobotDriver, RobotLost
 from residual_smolvla_ros.robots.limits import ArmSettings
 from residual_smolvla_ros.robots.safety import CommandRefused, Mode
 
@@ -58,7 +58,10 @@ class So101BridgeNode(PipelineNode):
         )
         home = self.parameter("home", Parameter.Type.DOUBLE_ARRAY, "where home is, in rad")
         settings = self._make_settings()
-        self._arm = SafeArm(RobotDriver(self.group("robot")), settings, rate)
+        try:
+            self._arm = SafeArm(RobotDriver(self.group("robot")), settings, rate)
+        except RobotLost as error:
+            raise ConfigError(f"expected a robot, found none: {error}") from None
         names = self._arm.joint_names
         if home and (len(home) != len(names) or not np.isfinite(home).all()):
             raise ConfigError(f"home: expected {len(names)} finite positions, found {list(home)}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 
 import numpy as np
 from lerobot.motors.feetech import FeetechMotorsBus
@@ -16,6 +17,8 @@ from residual_smolvla_ros.robots.units import is_gripper, lerobot_to_rad, rad_to
 
 SUFFIX = ".pos"
 FULL_LOAD = 1000.0  # Feetech's Present_Load counts tenths of a percent of full drive
+# Longer than six servos take to answer: after it the line is quiet.
+QUIET_S = 0.002
 
 
 class RobotLost(ConnectionError):
@@ -70,7 +73,7 @@ class RobotDriver:
                 present = bus.sync_read("Present_Position", normalize=False, num_retry=2)
                 bus.sync_write("Goal_Position", present, normalize=False)
                 bus.disconnect(disable_torque=False)
-            self._robot.connect(calibrate=False)
+            self._connect()
             self._check_calibration()
         except ConfigError:
             self.close()
@@ -79,6 +82,15 @@ class RobotDriver:
         except Exception as error:
             self.close()
             raise RobotLost(self._where() + _one_line(error)) from None
+
+    def _connect(self) -> None:
+        try:
+            self._robot.connect(calibrate=False)
+        except Exception:
+            # It lets go of one servo after the other, and stops at the first that fails.
+            with contextlib.suppress(Exception):
+                self._bus.enable_torque(num_retry=2)
+            raise
 
     def _check_calibration(self) -> None:
         if self._robot.is_calibrated:
@@ -115,15 +127,26 @@ class RobotDriver:
         Raises RobotLost.
         """
         try:
-            observation = self._robot.get_observation()
-            position = [observation[name + SUFFIX] for name in self.joint_names]
-            load = None
-            if isinstance(self._bus, FeetechMotorsBus):
-                retries = getattr(self._config, "num_read_retries", 0)
-                loads = self._bus.sync_read("Present_Load", num_retry=retries)
-                load = np.array([loads[name] for name in self.joint_names]) / FULL_LOAD
+            return self._read()
+        except Exception:
+            # One corrupted packet is no reason to stop.
+            time.sleep(QUIET_S)
+        try:
+            return self._read()
         except Exception as error:
             raise RobotLost(self._where() + _one_line(error)) from None
+
+    def _read(self) -> tuple[np.ndarray, np.ndarray | None]:
+        bus = self._bus
+        if bus is not None:
+            # Answers left over from a failed read would be taken for those to this one.
+            bus.port_handler.ser.reset_input_buffer()
+        observation = self._robot.get_observation()
+        position = [observation[name + SUFFIX] for name in self.joint_names]
+        load = None
+        if isinstance(bus, FeetechMotorsBus):
+            loads = bus.sync_read("Present_Load")
+            load = np.array([loads[name] for name in self.joint_names]) / FULL_LOAD
         return lerobot_to_rad(position, self.joint_names), load
 
     def write(self, goal: np.ndarray) -> None:
@@ -159,7 +182,9 @@ def _adapt(config: RobotConfig) -> RobotConfig:
             "robot: expected no max_relative_target, found "
             f"{config.max_relative_target}: the parameter max_step takes its place"
         )
-    changes = {"cameras": {}, "disable_torque_on_disconnect": False}
+    # LeRobot's own retries of a read can leave answers behind, and every later read would then
+    # return the state before: `read` tries again by itself, on a quiet line.
+    changes = {"cameras": {}, "disable_torque_on_disconnect": False, "num_read_retries": 0}
     return dataclasses.replace(config, **{k: v for k, v in changes.items() if hasattr(config, k)})
 
 

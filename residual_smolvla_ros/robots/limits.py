@@ -48,6 +48,8 @@ def make_limits(
             raise ConfigError("lower, upper: expected joint limits in rad for a robot without a "
                               "calibration that tells them, found none")  # fmt: skip
         ends = [tuple(end) for end in calibrated]
+    elif not all(ends):
+        raise ConfigError(f"lower, upper: expected both or none, found {ends[0]} and {ends[1]}")
     lower, upper, max_step, max_velocity = (
         _for_joints(name, values, joint_names)
         for name, values in (
@@ -89,7 +91,7 @@ def make_limits(
 def _for_joints(name: str, values, joint_names: tuple[str, ...]) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 1:
-        return np.full(len(joint_names), array.item())
+        array = np.full(len(joint_names), array.item())
     if array.shape != (len(joint_names),) or not np.isfinite(array).all():
         raise ConfigError(
             f"{name}: expected 1 or {len(joint_names)} finite numbers, found {list(values)}"
