@@ -50,8 +50,8 @@ def main(node_class, args=None) -> NoReturn:
     `SystemExit` raised in a callback with its own code; any other error with its trace.
     """
     node, code = None, 0
-    rclpy.init(args=args)
     try:
+        _init(args)
         node = node_class()
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -73,6 +73,13 @@ def main(node_class, args=None) -> NoReturn:
         sys.stderr.flush()
         # Python takes seconds to unload torch and the simulator, and Ctrl-C is to end all in 5 s.
         os._exit(code)
+
+
+def _init(args) -> None:
+    try:
+        rclpy.init(args=args)
+    except RuntimeError as error:  # of rcl: most often a parameter file that it cannot read
+        raise ConfigError(f"expected arguments that ROS 2 can read, found: {error}") from None
 
 
 def to_nanoseconds(stamp: Time) -> int:
