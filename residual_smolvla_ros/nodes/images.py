@@ -1,10 +1,12 @@
-"""Images on topics: numpy (H, W, 3) uint8 RGB <-> sensor_msgs/Image."""
+"""Images on topics: numpy (H, W, 3) uint8 RGB <-> sensor_msgs/Image and CompressedImage."""
 
 import array
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from residual_smolvla_ros.robots.frames import decode
 
 try:
     from cv_bridge import CvBridge
@@ -43,6 +45,22 @@ def from_image_message(message: Image) -> np.ndarray:
             f"image: expected an encoding that converts to rgb8, found {message.encoding!r} "
             f"{message.width}x{message.height}, {len(message.data)} bytes ({error})"
         ) from None
+
+
+def to_compressed_message(jpeg: bytes, stamp: Time, frame_id: str) -> CompressedImage:
+    """Return a JPEG as a message."""
+    message = CompressedImage(format="jpeg", data=array.array("B", jpeg))
+    message.header.stamp = stamp
+    message.header.frame_id = frame_id
+    return message
+
+
+def from_compressed_message(message: CompressedImage) -> np.ndarray:
+    """Return a compressed image message as RGB pixels; raise ValueError if it is damaged."""
+    try:
+        return decode(message.data)
+    except ValueError as error:
+        raise ValueError(f"compressed image: {error} (format {message.format!r})") from None
 
 
 def pinhole_info(stamp: Time, frame_id: str, width: int, height: int, fovy: float) -> CameraInfo:
