@@ -2,6 +2,7 @@
 
 import array
 import os
+import re
 import sys
 import time
 import traceback
@@ -59,7 +60,7 @@ def main(node_class, args=None) -> NoReturn:
     except SystemExit as error:
         code = error.code or 0
     except ValueError as error:
-        name = node.get_name() if node else node_class.__name__.removesuffix("Node").lower()
+        name = node.get_name() if node else _default_name(node_class)
         print(f"{name}: error: {error}", file=sys.stderr)
         code = 1
     except Exception:
@@ -73,6 +74,11 @@ def main(node_class, args=None) -> NoReturn:
         sys.stderr.flush()
         # Python takes seconds to unload torch and the simulator, and Ctrl-C is to end all in 5 s.
         os._exit(code)
+
+
+def _default_name(node_class) -> str:
+    words = re.findall("[A-Z][a-z0-9]*", node_class.__name__.removesuffix("Node"))
+    return "_".join(words).lower()
 
 
 def _init(args) -> None:

@@ -106,9 +106,11 @@ class So101BridgeNode(PipelineNode):
             self.tally("overruns")
         self._ticked_at = started
         executed = self._arm.filter.goal
+        # Before the read: a state is never older than its stamp says.
+        now = self.get_clock().now().nanoseconds
         state = self._arm.tick()
         if state is not None:
-            previous, self._stamp = self._stamp, self.get_clock().now().nanoseconds
+            previous, self._stamp = self._stamp, now
             self._publish(self._states, self._stamp, state.position, state)
             if previous and executed is not None:
                 self._publish(self._executed, previous, executed)
