@@ -44,6 +44,11 @@ def image_qos(lockstep: bool) -> QoSProfile:
     return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
+def state_qos(lockstep: bool) -> QoSProfile:
+    """Return reliable, newest only; in lockstep deep enough to lose none."""
+    return CONTROL_QOS if lockstep else QoSProfile(depth=1)
+
+
 def main(node_class, args=None) -> NoReturn:
     """Run one node until it is told to stop, and end the process.
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticStatus
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -14,14 +14,14 @@ from residual_smolvla_ros.nodes.common import (
     CONTROL_QOS,
     LATCHED_QOS,
     PipelineNode,
-    image_qos,
+    state_qos,
     to_message,
     to_nanoseconds,
 )
 from residual_smolvla_ros.nodes.common import (
     main as run,
 )
-from residual_smolvla_ros.nodes.images import from_image_message
+from residual_smolvla_ros.nodes.image_intake import ImageIntake
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig
@@ -61,6 +61,13 @@ class PolicyNode(PipelineNode):
         )
         self._rate_hz = self.parameter("rate_hz", 30.0, "control rate of the robot")
         self._lockstep = self.parameter("lockstep", True, "wait for images of the state's stamp")
+        self._image_age_ns = round(
+            1e9
+            * self.parameter(
+                "max_image_age_s", 0.15, "older images than this: no command; not in lockstep"
+            )
+        )
+        transport = self.parameter("image_transport", "raw", "images to take: raw or compressed")
         wait = self.parameter("wait_for_weights", True, "whether a learner sends weights")
         torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
 
@@ -80,7 +87,6 @@ class PolicyNode(PipelineNode):
         self._active = False
         self._new_weights: Record | None = None
         self._environment: Record | None = None
-        self._images: dict[str, Image] = {}
         self._pending: JointState | None = None
         self._answered = 0
         self._waiting_for = "an episode"
@@ -96,14 +102,10 @@ class PolicyNode(PipelineNode):
         self.create_subscription(String, "task", self._on_task, LATCHED_QOS)
         self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
         self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_environment)
-        for name in base.cameras:
-            self.create_subscription(
-                Image,
-                f"{name}/image_raw",
-                lambda message, name=name: self._on_image(name, message),
-                image_qos(self._lockstep),
-            )
-        self.create_subscription(JointState, "joint_states", self._on_joint_states, CONTROL_QOS)
+        self._images = ImageIntake(self, base.cameras, self._lockstep, self._on_image, transport)
+        self.create_subscription(
+            JointState, "joint_states", self._on_joint_states, state_qos(self._lockstep)
+        )
 
     def _on_weights(self, record: Record) -> None:
         self._new_weights = record
@@ -123,8 +125,7 @@ class PolicyNode(PipelineNode):
         self._environment = record
         self._try_tick()
 
-    def _on_image(self, name: str, message: Image) -> None:
-        self._images[name] = message
+    def _on_image(self, name: str) -> None:
         self._try_tick()
 
     def _on_joint_states(self, message: JointState) -> None:
@@ -166,13 +167,12 @@ class PolicyNode(PipelineNode):
         if self._policy.tick >= self._plan.max_steps:
             self._finish(stamp, state, extra)
             return
-        if self._policy.needs_plan:
-            images = self._current_images(stamp)
-            if images is None:
-                self._waiting_for = f"images of {', '.join(self._policy.base.cameras)}"
-                return
-            self._policy.plan(images, state)
-            self.tally("plans")
+        # Outside lockstep a chunk is not played on blindly once a camera has gone.
+        if (self._policy.needs_plan or not self._lockstep) and not self._images_fit(stamp):
+            self._waiting_for = f"images of {', '.join(self._policy.base.cameras)}"
+            return
+        if self._policy.needs_plan and not self._plan_chunk(state):
+            return
         step = self._policy.step(state, extra)
         self._publish_command(message, stamp, step)
         self._publish_step(stamp, step)
@@ -214,12 +214,24 @@ class PolicyNode(PipelineNode):
             return None
         return rad_to_lerobot(values, self._joint_names)
 
-    def _current_images(self, stamp: int) -> dict[str, np.ndarray] | None:
-        for name in self._policy.base.cameras:
-            image = self._images.get(name)
-            if image is None or (self._lockstep and to_nanoseconds(image.header.stamp) != stamp):
-                return None
-        return {n: from_image_message(self._images[n]) for n in self._policy.base.cameras}
+    def _plan_chunk(self, state: np.ndarray) -> bool:
+        """Plan from the newest images; False where one is broken: the next one will do."""
+        try:
+            images = {name: self._images.pixels(name) for name in self._policy.base.cameras}
+        except ValueError as error:
+            self.refused += 1
+            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return False
+        self._policy.plan(images, state)
+        self.tally("plans")
+        return True
+
+    def _images_fit(self, stamp: int) -> bool:
+        """Whether all images are of the state in lockstep, and young enough otherwise."""
+        oldest = self._images.oldest_stamp()
+        if oldest is None:
+            return False
+        return oldest == stamp if self._lockstep else stamp - oldest <= self._image_age_ns
 
     def _publish_command(self, message: JointState, stamp: int, step: PolicyStep) -> None:
         positions = lerobot_to_rad(step.command, self._joint_names)
@@ -232,53 +244,45 @@ class PolicyNode(PipelineNode):
         self._waiting_for = "joint_states"
         self.tally("commands")
 
-    def _publish_step(self, stamp: int, step: PolicyStep) -> None:
+    def _publish_step(self, stamp: int, step: PolicyStep, final: bool = False) -> None:
+        names = ("features", "base", "residual", "command", "log_prob", "value")
         blob = pack(
             STEP,
-            {
-                "features": step.features,
-                "base": step.base,
-                "residual": step.residual,
-                "command": step.command,
-                "log_prob": step.log_prob,
-                "value": step.value,
-            },
+            {name: getattr(step, name) for name in names},
             stamp=stamp,
             episode=self._plan.episode,
             tick=step.tick,
             weights_version=self._policy.version,
             decision=step.decision,
-            final=False,
+            final=final,
         )
         self._steps.publish(to_message(blob))
 
     def _finish(self, stamp: int, state: np.ndarray, extra: dict[str, np.ndarray]) -> None:
         """At the time limit: publish the state that the critic bootstraps from; no command."""
-        features = self._policy.final_features(state, extra)
-        zeros = np.zeros(self._policy.base.action_size, dtype=np.float32)
-        blob = pack(
-            STEP,
-            {
-                "features": features,
-                "base": zeros,
-                "residual": np.zeros(self._policy.config.residual_size, dtype=np.float32),
-                "command": zeros,
-                "log_prob": 0.0,
-                "value": 0.0,
-            },
-            stamp=stamp,
-            episode=self._plan.episode,
+        none = np.zeros(self._policy.base.action_size, dtype=np.float32)
+        step = PolicyStep(
+            features=self._policy.final_features(state, extra),
+            base=none,
+            residual=np.zeros(self._policy.config.residual_size, dtype=np.float32),
+            correction=none,
+            command=none,
+            log_prob=0.0,
+            value=0.0,
             tick=self._policy.tick,
-            weights_version=self._policy.version,
             decision=False,
-            final=True,
         )
-        self._steps.publish(to_message(blob))
-        self._answered, self._answer, self._pending = stamp, None, None
+        self._publish_step(stamp, step, final=True)
+        # A robot goes on publishing states: without a plan they are no longer this episode's.
+        self._answered, self._answer, self._pending, self._plan = stamp, None, None, None
 
     def status(self):
-        """Report what the next command waits for."""
+        """Report what the next command waits for, and how old the images are."""
         values = {"weights_version": str(self._policy.version), "active": str(self._active)}
+        oldest = self._images.oldest_stamp()
+        if oldest is not None and not self._lockstep:
+            age = self.get_clock().now().nanoseconds - oldest
+            values["image_age_ms"] = f"{age / 1e6:.0f}"
         return DiagnosticStatus.OK, f"waiting for {self._waiting_for}", values
 
     def _publish_views(self, message: JointState, step: PolicyStep) -> None:

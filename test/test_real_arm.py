@@ -1,0 +1,144 @@
+"""The whole pipeline on an arm that is only emulated at its servos and cameras' devices."""
+
+import json
+import os
+import time
+
+import graph
+import psutil
+import pytest
+from feetech_emulator import Emulator
+from robot_graph import isolate
+from video_device import VideoDevice
+
+from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
+from residual_smolvla_ros.nodes.call import call
+
+DOMAIN = 24
+NODES = {"so101_bridge", "camera", "policy", "reward", "learner", "episode"}
+
+
+@pytest.fixture
+def domain(request):
+    before = dict(os.environ)
+    isolate(DOMAIN + request.param)
+    yield DOMAIN + request.param
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def servos(tmp_path):
+    with Emulator(tmp_path) as emulator:
+        emulator.calibrate(tmp_path, "arm")
+        yield emulator
+
+
+@pytest.fixture
+def cameras(tmp_path):
+    devices = {name: VideoDevice(tmp_path / name) for name in ("front", "wrist")}
+    for device in devices.values():
+        device.plug()
+    yield devices
+    for device in devices.values():
+        device.unplug()
+
+
+@pytest.fixture
+def config(tmp_path, servos, cameras):
+    """A file as a person writes it: the robot, its cameras, and a few arguments."""
+    robot = {"type": "so101_follower", "port": servos.port, "id": "arm",
+             "calibration_dir": str(tmp_path)}  # fmt: skip
+    robot["cameras"] = {
+        name: {"type": "opencv", "index_or_path": str(device.path)}
+        for name, device in cameras.items()
+    }
+    pipeline = {"sim": False, "base_checkpoint": str(DEMO_CHECKPOINT), "eval_episodes": 0,
+                "reset_time_s": 0.5, "robot": robot}  # fmt: skip
+    bridge = {"home": [0.0, -1.0, 1.0, 1.0, 0.0, 0.5], "home_velocity": 2.0}
+    learner = {"features": ["state", "base_action", "chunk_position"], "episodes_per_update": 1}
+    learner = graph.SETTINGS["/**/learner"] | learner
+    episode = {"validation_every": 0}
+    return graph.write_config(
+        tmp_path, pipeline=pipeline, so101_bridge=bridge, learner=learner, episode=episode
+    )
+
+
+@pytest.mark.parametrize("domain", [0], indirect=True)
+def test_a_session_trains_from_labels_and_ends_with_a_report(domain, config, servos, tmp_path):
+    output = tmp_path / "run"
+    process = graph.start(
+        domain, "finetune", config=config, output=output, episodes=2, episode_time_s=3
+    )
+    try:
+        episodes = output / "episodes.jsonl"
+        graph.wait_until(lambda: succeeded("episode/success"), process)
+        graph.wait_until(lambda: episodes.is_file(), process)
+        text, _ = process.communicate(timeout=120)
+    finally:
+        text = graph.stop(process) or text
+    assert process.returncode == 0, text
+    first, second = map(json.loads, episodes.read_text().splitlines())
+    assert (first["success"], first["reason"]) == (True, "terminated")
+    assert (second["success"], second["reason"], second["steps"]) == (False, "truncated", 90)
+    updates = [json.loads(line) for line in (output / "updates.jsonl").read_text().splitlines()]
+    assert [u["env_steps"] for u in updates] == [first["steps"], first["steps"] + 90]
+    # After the hold of a reset, the filter lets the arm follow the policy by and by.
+    assert all(0.0 < u["executed_changed"] <= 1.0 for u in updates)
+    assert updates[0]["return"] == 1.0
+    assert "were lost" not in (output / "log" / "learner.log").read_text()
+    assert (output / "report.html").is_file()
+    assert all(servos.torque().values())
+
+
+@pytest.mark.parametrize("domain", [1], indirect=True)
+def test_the_arm_holds_when_a_camera_goes_and_when_the_policy_is_killed(
+    domain, config, servos, cameras, tmp_path
+):
+    output = tmp_path / "run"
+    process = graph.start(
+        domain, "finetune", config=config, output=output, episodes=1, episode_time_s=600
+    )
+    bridge = output / "log" / "so101_bridge.log"
+    try:
+        graph.wait_until(lambda: "follow" in read(bridge), process)
+        holds = read(bridge).count("no command for")
+        cameras["front"].unplug()
+        graph.wait_until(lambda: read(bridge).count("no command for") > holds, process)
+        stands_still(servos)
+        assert "camera gone" in (output / "log" / "camera_front.log").read_text()
+        follows = read(bridge).count("follow")
+        cameras["front"].plug()
+        graph.wait_until(lambda: read(bridge).count("follow") > follows, process)
+        nodes = graph.children(process)
+        assert set(nodes) == NODES
+        psutil.Process(nodes["policy"]).kill()
+        process.wait(timeout=60)
+    finally:
+        text = graph.stop(process)
+    assert process.returncode != 0
+    assert "node policy ended with exit code -9" in text
+    assert "Traceback" not in text
+    assert not any(psutil.pid_exists(pid) for pid in nodes.values())
+    stands_still(servos)
+    assert all(servos.torque().values())
+
+
+def succeeded(service: str) -> bool:
+    try:
+        return call(service)[0]
+    except ValueError:  # not there yet
+        return False
+
+
+def read(file) -> str:
+    return file.read_text() if file.is_file() else ""
+
+
+def stands_still(servos: Emulator) -> None:
+    """Check that the servos come to rest at goals that no longer change."""
+    goals = servos.goals()
+    end = time.monotonic() + 5.0
+    while max(abs(goals[name] - position) for name, position in servos.positions().items()) > 0.02:
+        assert time.monotonic() < end, (goals, servos.positions())
+    assert servos.goals() == goals
