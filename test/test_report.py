@@ -10,7 +10,12 @@ import pytest
 from PIL import Image
 
 from residual_smolvla_ros.learning.schedule import HELD_OUT_SEED, Outcome
-from residual_smolvla_ros.reporting.report import format_table, validation_curve, write_report
+from residual_smolvla_ros.reporting.report import (
+    format_table,
+    training_curve,
+    validation_curve,
+    write_report,
+)
 from residual_smolvla_ros.reporting.results import (
     EPISODES,
     UPDATES,
@@ -210,3 +215,16 @@ def test_a_run_without_an_episode_is_reported_all_the_same(tmp_path):
     write_run(tmp_path, {"seed": 0, "base_checkpoint": ""})
     assert write_report(tmp_path)["eval_episodes"] == 0
     assert (tmp_path / "report.html").is_file()
+
+
+def test_a_session_without_evaluation_tells_the_successes_of_its_training(tmp_path):
+    outcomes = [make_outcome(n, "train", n, success=n > 1) for n in (1, 2, 3)]
+    run = write(tmp_path, outcomes)
+    assert training_curve(outcomes) == [(10, 0.0, 1), (20, 0.5, 2), (30, pytest.approx(2 / 3), 3)]
+    text = format_table(write_report(run))
+    assert (run / "learning_curve.png").is_file()
+    assert "success while training: 2 of 3 episodes" in text
+    assert "held-out" not in text
+    page = (run / "report.html").read_text()
+    assert "Success while training: 2 of 3" in page
+    assert "held-out" not in page

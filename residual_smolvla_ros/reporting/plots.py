@@ -17,9 +17,12 @@ CAPTION_FONT = ImageFont.load_default(16)
 
 
 def draw_learning_curve(
-    file: Path, points: list[tuple[int, float, int]], summary: dict
+    file: Path, points: list[tuple[int, float, int]], summary: dict, kind: str = "validation seeds"
 ) -> Path | None:
-    """Draw success over training steps with 95 % intervals; None where nothing was trained."""
+    """Draw success over training steps with 95 % intervals; None where nothing was trained.
+
+    `points` are steps, success and number of episodes, which `kind` names.
+    """
     if not summary["env_steps"]:
         return None
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -31,7 +34,7 @@ def draw_learning_curve(
         ]
         low, high = [i.low for i in intervals], [i.high for i in intervals]
         axes.fill_between(steps / 1e3, low, high, alpha=0.2, color="tab:blue", linewidth=0)
-        label = f"while training ({episodes[0]} validation seeds)"
+        label = f"while training ({episodes[-1]} {kind})"
         axes.plot(steps / 1e3, success, "o-", color="tab:blue", label=label)
     for key, color, name in (
         ("base", "tab:gray", "base alone"),

@@ -29,6 +29,9 @@ from residual_smolvla_ros.reporting.results import (
     write_summary,
 )
 
+# Training episodes that a point of the curve stands for where there was no validation.
+RECENT = 10
+
 _PAGE = Template((Path(__file__).parent / "report.html.j2").read_text(), autoescape=True)
 
 
@@ -40,7 +43,10 @@ def write_report(run: Path) -> dict:
     outcomes = read_outcomes(run)
     summary = summarise(run, outcomes)
     write_summary(run, summary)
-    curve = draw_learning_curve(run / "learning_curve.png", validation_curve(outcomes), summary)
+    points, kind = validation_curve(outcomes), "validation seeds"
+    if not points:
+        points, kind = training_curve(outcomes), "training episodes at a time"
+    curve = draw_learning_curve(run / "learning_curve.png", points, summary, kind)
     clip = write_clip(
         run / "clip.gif",
         [
@@ -75,6 +81,7 @@ def summarise(run: Path, outcomes: list[Outcome]) -> dict:
     summary = {
         "env_steps": env_steps,
         "episodes": len(training),
+        "training_successes": sum(o.success for o in training),
         "updates": max((u["version"] for u in updates), default=0),
         "wall_s": round(max((o.wall_s for o in outcomes), default=0.0), 1),
         "training_wall_s": round(phase_wall, 1),
@@ -109,6 +116,18 @@ def validation_curve(outcomes: list[Outcome]) -> list[tuple[int, float, int]]:
     return [(at, float(np.mean(s)), len(s)) for (_, at), s in sorted(points.items())]
 
 
+def training_curve(outcomes: list[Outcome]) -> list[tuple[int, float, int]]:
+    """Return (training steps so far, success, episodes) over the last RECENT training episodes."""
+    steps, successes, points = 0, [], []
+    for outcome in sorted(outcomes, key=lambda o: o.episode):
+        if outcome.phase in TRAINING_PHASES:
+            steps += outcome.steps
+            successes.append(outcome.success)
+            recent = successes[-RECENT:]
+            points.append((steps, float(np.mean(recent)), len(recent)))
+    return points
+
+
 def table_rows(summary: dict) -> list[tuple[str, str, str]]:
     """Return name, success and interval of base and base + residual."""
     rows = []
@@ -122,18 +141,20 @@ def table_rows(summary: dict) -> list[tuple[str, str, str]]:
 
 def format_table(summary: dict) -> str:
     """Return the result as text for a terminal."""
-    lines = [
-        "",
-        f"  {summary['eval_episodes']} held-out seeds, deterministic   success   95 % interval",
-    ]
-    lines += [
-        f"  {name:<34}{success:>9}   {interval}" for name, success, interval in table_rows(summary)
-    ]
-    lines.append(
-        f"  solved by base + residual only: {summary['solved_by_residual_only']}, "
-        f"by base alone only: {summary['solved_by_base_only']}"
-    )
+    lines = [""]
+    if summary["eval_episodes"]:
+        lines += [
+            f"  {summary['eval_episodes']} held-out seeds, deterministic   success   95 % interval",
+            *(f"  {name:<34}{success:>9}   {interval}" for name, success, interval
+              in table_rows(summary)),
+            f"  solved by base + residual only: {summary['solved_by_residual_only']}, "
+            f"by base alone only: {summary['solved_by_base_only']}",
+        ]  # fmt: skip
     if summary["env_steps"]:
+        lines.append(
+            f"  success while training: {summary['training_successes']} "
+            f"of {summary['episodes']} episodes"
+        )
         lines.append(
             f"  {summary['env_steps']} control steps in {summary['episodes']} episodes, "
             f"{summary['updates']} updates, {summary['steps_per_s']:.0f} steps/s; "

@@ -1,0 +1,95 @@
+"""One file describes the robot and the run; what it says wrongly is named."""
+
+import json
+
+import pytest
+
+from residual_smolvla_ros import pipeline
+from residual_smolvla_ros.arguments import DEMO_CHECKPOINT, EVALUATE, FINETUNE, ArgumentError
+from residual_smolvla_ros.errors import ConfigError
+
+SO101 = pipeline.share_directory() / "config" / "so101.yaml"
+
+
+def build(tmp_path, mode=FINETUNE, **given):
+    given = {"base_checkpoint": str(DEMO_CHECKPOINT), "output": str(tmp_path / "run")} | given
+    return pipeline.build(mode, {name: str(value) for name, value in given.items()})
+
+
+def parameters(described: pipeline.Pipeline) -> dict[str, dict]:
+    return {spec.name: spec.parameters for spec in described.nodes}
+
+
+def write(tmp_path, section):
+    file = tmp_path / "robot.yaml"
+    file.write_text(json.dumps({"/**/pipeline": {"ros__parameters": section}}))
+    return file
+
+
+def test_the_example_is_the_whole_robot(tmp_path):
+    nodes = parameters(build(tmp_path, config=SO101))
+    assert list(nodes) == ["so101_bridge", "camera_camera1", "camera_camera2", "camera_camera3",
+                           "policy", "reward", "learner", "episode"]  # fmt: skip
+    assert nodes["so101_bridge"]["robot.type"] == "so101_follower"
+    assert nodes["so101_bridge"]["robot.port"] == "/dev/ttyACM0"
+    assert nodes["so101_bridge"]["reset_time_s"] == 10.0
+    assert nodes["camera_camera1"]["camera.fourcc"] == "MJPG"
+    assert nodes["policy"]["task"] == "Grab the cube"
+    assert nodes["policy"]["cameras"] == ["camera1", "camera2", "camera3"]
+    assert not nodes["policy"]["lockstep"]
+    assert nodes["reward"]["source"] == "label"
+    assert nodes["learner"]["executed_commands"]
+    assert nodes["episode"]["max_steps"] == 30 * 30
+    assert nodes["episode"]["episode_limit"] == 5
+
+
+def test_sim_false_alone_takes_the_example(tmp_path):
+    assert "so101_bridge" in parameters(build(tmp_path, sim="false"))
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    described = build(tmp_path, config=SO101, episodes=3, rate_hz=50)
+    nodes = parameters(described)
+    assert nodes["episode"]["episode_limit"] == 3
+    assert nodes["episode"]["max_steps"] == 30 * 50
+    assert nodes["so101_bridge"]["rate_hz"] == 50.0
+    assert described.values["device"] == "cuda"
+    assert described.training_steps == 3 * 30 * 50
+
+
+def test_the_same_file_serves_an_evaluation(tmp_path):
+    nodes = parameters(build(tmp_path, EVALUATE, config=SO101, eval_episodes=4))
+    assert "learner" not in nodes
+    assert nodes["episode"]["eval_episodes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("section", "error", "said"),
+    [
+        ({"sim": False}, ConfigError, "expected a section robot with a type"),
+        ({"sim": False, "robot": "so101"}, ConfigError, "expected mappings"),
+        ({"speed": 3}, ArgumentError, "found speed"),
+        ({"config": "other.yaml"}, ArgumentError, "found config"),
+        ({"sim": "perhaps"}, ArgumentError, "sim: expected true or false"),
+        ({"rate_hz": "fast"}, ArgumentError, "rate_hz: expected a number"),
+        ({"rate_hz": 50}, ArgumentError, "rate_hz: expected 30 of the simulator"),
+        ({"sim": False, "robot": {"type": "so101_follower", "cameras": ["a"]}}, ConfigError,
+         "robot.cameras: expected a mapping"),
+        ({"sim": False, "robot": {"type": "so101_follower", "cameras": {"a": 0}}}, ConfigError,
+         "robot.cameras.a: expected its fields"),
+        ({"sim": False, "robot": {"type": "so101_follower", "cameras": {"a b": {}}}}, ConfigError,
+         "expected names of letters"),
+    ],
+)  # fmt: skip
+def test_a_wrong_section_is_refused_in_one_line(tmp_path, section, error, said):
+    with pytest.raises(error, match=said) as refused:
+        build(tmp_path, config=write(tmp_path, section))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "\tb", "- 1\n- 2", "3"])
+def test_a_file_that_is_no_parameter_file_is_refused(tmp_path, text):
+    file = tmp_path / "robot.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="expected"):
+        build(tmp_path, config=file)
