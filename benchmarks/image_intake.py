@@ -129,6 +129,9 @@ def take(kind: str, transport: str, seconds: float) -> None:
         rclpy.spin(node)
     except SystemExit:
         print(json.dumps(node.result()), flush=True)
+    # Else the cameras would go on publishing to it until DDS misses it, 20 s later.
+    node.destroy_node()
+    rclpy.shutdown()
     os._exit(0)
 
 

@@ -21,6 +21,8 @@ import numpy as np
 BITS = 16
 RATE_HZ = 30
 PIXEL_FORMATS = {"mjpeg": "yuvj420p", "ffv1": "yuv420p"}
+# Makes a JPEG of 640x480 as large as that of a real scene, 60 kB.
+TEXTURE = np.random.default_rng(0).integers(-24, 25, (480, 640), np.int16)
 
 
 class VideoDevice:
@@ -53,10 +55,11 @@ class VideoDevice:
 
 def picture(counter: int, size: tuple[int, int] = (320, 240)) -> np.ndarray:
     """Return (H, W, 3) uint8 grey stripes, a bit of the counter each."""
-    bits = np.array([255 if counter >> bit & 1 else 0 for bit in range(BITS)], np.uint8)
+    stripes = [192 if counter >> bit & 1 else 64 for bit in range(BITS)]
     width, height = size
-    row = np.repeat(bits, width // BITS)
-    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, row.size, 3)))
+    row = np.repeat(np.array(stripes, np.int16), width // BITS)
+    grey = (row + TEXTURE[:height, :width]).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def read_counter(pixels: np.ndarray) -> int:

@@ -46,7 +46,6 @@ class CameraStream:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self.gone: Gone | None = None
-        self.opened = False
         try:
             make_camera(self._config)
         except ImportError as error:
@@ -123,7 +122,7 @@ class CameraStream:
             last = time.perf_counter()
             allowed = max(STALL_S, 5.0 / camera.fps) if camera.fps else STALL_S
             self._newest.append(frame)
-            self.gone, self.opened = None, True
+            self.gone = None
             self._notify()
             if not hasattr(camera, "thread"):
                 # This driver does not wait for a frame: it hands out what there is.
