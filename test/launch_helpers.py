@@ -12,6 +12,9 @@ from residual_smolvla_ros import arguments, pipeline
 
 LAUNCH_FILES = Path(__file__).parents[1] / "launch"
 
+# The robot of config/so101.yaml, with a base that is there.
+ROBOT = {"sim": "false", "base_checkpoint": str(arguments.DEMO_CHECKPOINT)}
+
 # As colcon installs them.
 NODE = """#!{python}
 from residual_smolvla_ros.nodes.{name} import main
@@ -36,9 +39,9 @@ seen = {{
     "parameters": {{n: p.value for n, p in node.get_parameters_by_prefix("").items()}},
     "environment": dict(os.environ),
 }}
-partial = folder / "{name}.partial"
+partial = folder / f"{{node.get_name()}}.partial"
 partial.write_text(json.dumps(seen, default=list))
-partial.rename(folder / "{name}.json")
+partial.rename(folder / f"{{node.get_name()}}.json")
 dies = os.environ.get("PROBE_DIES")
 def watch():
     if dies == "{name}":
@@ -61,10 +64,12 @@ def install(prefix: Path, template: str) -> Path:
     index.mkdir(parents=True)
     executables.mkdir(parents=True)
     (index / pipeline.PACKAGE).touch()
-    for spec in pipeline.build(arguments.FINETUNE, {"output": str(prefix / "none")}).nodes:
-        file = executables / spec.executable
-        file.write_text(template.format(python=sys.executable, name=spec.executable))
-        file.chmod(0o755)
+    for given in ({}, ROBOT):
+        described = pipeline.build(arguments.FINETUNE, given | {"output": str(prefix / "none")})
+        for spec in described.nodes:
+            file = executables / spec.executable
+            file.write_text(template.format(python=sys.executable, name=spec.executable))
+            file.chmod(0o755)
     return prefix
 
 

@@ -67,19 +67,23 @@ def test_a_wrong_argument_is_refused_in_one_line_before_any_node_starts(
     assert not output.exists()
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_each_node_gets_what_the_pipeline_describes(mode, probes, tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "robot"), [*((mode, {}) for mode in MODES), (MODES[0], helpers.ROBOT)]
+)
+def test_each_node_gets_what_the_pipeline_describes(mode, robot, probes, tmp_path):
     prefix, environment = probes
     # Texts that YAML reads as something else, and a file that sets what the arguments set.
-    given = {"task": "1", "seed": "7", "output": str(tmp_path / "20260101")}
+    given = robot | {"task": "1", "seed": "7", "output": str(tmp_path / "20260101")}
+    arm = {"type": "so101_follower", "port": "1", "cameras": {"left": {"type": "opencv"}}}
     settings = {
         "/**": {"ros__parameters": {"task": "of all", "seed": 1}},
         "/**/episode": {"ros__parameters": {"max_steps": 12, "seed": 2}},
+        "/**/pipeline": {"ros__parameters": {"task": "of the file", "robot": arm}},
     }
     given["config"] = str(tmp_path / "settings.yaml")
     (tmp_path / "settings.yaml").write_text(json.dumps(settings))
     described = pipeline.build(mode, given)
-    environment["PROBE_NODES"] = " ".join(spec.executable for spec in described.nodes)
+    environment["PROBE_NODES"] = " ".join(spec.name for spec in described.nodes)
     code, text = helpers.ros2_launch(
         launch_file(mode),
         *(f"{name}:={value}" for name, value in given.items()),
@@ -88,10 +92,10 @@ def test_each_node_gets_what_the_pipeline_describes(mode, probes, tmp_path):
     )
     assert code == 0, text
     seen = helpers.read_probes(tmp_path / "probes")
-    assert set(seen) == {spec.executable for spec in described.nodes}
+    assert set(seen) == {spec.name for spec in described.nodes}
     for spec in described.nodes:
-        probe = seen[spec.executable]
-        assert probe["node"] == f"/{spec.executable}"
+        probe = seen[spec.name]
+        assert probe["node"] == f"/{spec.name}"
         assert spec.parameters.items() <= probe["parameters"].items()
         assert described.environment.items() <= probe["environment"].items()
     assert seen["episode"]["parameters"]["max_steps"] == 12
