@@ -52,6 +52,7 @@ setup(
         "lerobot[smolvla,feetech,dataset]>=0.6.1,<0.7",
         "matplotlib",
         "numpy",
+        "opencv-python-headless",
         "pillow",
         "pyyaml",
         "safetensors",

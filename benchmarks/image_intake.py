@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import rclpy
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos, to_nanoseconds
@@ -41,7 +42,8 @@ WIDTHS = (9, 9, 9, 10, 10, 10, 6)
 class NaiveIntake:
     """Keep the newest message of each camera, deserialised on arrival."""
 
-    def __init__(self, node, cameras, lockstep, on_image, transport):
+    def __init__(self, node, cameras, lockstep, on_image):
+        transport = node.parameter("image_transport", "raw", "")
         kind, topic, self._decode = {
             "raw": (Image, "image_raw", from_image_message),
             "compressed": (CompressedImage, "image_raw/compressed", from_compressed_message),
@@ -74,9 +76,10 @@ class Taker(PipelineNode):
     """Take images in and tick; raise SystemExit when the time is over."""
 
     def __init__(self, kind: str, transport: str, seconds: float):
-        super().__init__("taker")
+        override = Parameter("image_transport", value=transport)
+        super().__init__("taker", parameter_overrides=[override])
         intake = ImageIntake if kind == "intake" else NaiveIntake
-        self.intake = intake(self, CAMERAS, False, self._on_image, transport=transport)
+        self.intake = intake(self, CAMERAS, False, self._on_image)
         self._seconds = seconds
         self.stamps: dict[str, list[int]] = {name: [] for name in CAMERAS}
         self.ages: list[float] = []

@@ -8,6 +8,7 @@ import video_device
 from builtin_interfaces.msg import Time
 from camera_process import ros
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -25,10 +26,9 @@ class Cameras:
 
     def __init__(self, node: PipelineNode, executor, transport: str, lockstep: bool):
         self.node, self.executor, self.transport = node, executor, transport
+        self.lockstep = lockstep
         self.calls: list[str] = []
-        self.intake = ImageIntake(
-            node, ["front", "wrist"], lockstep, self.calls.append, transport=transport
-        )
+        self.intake = ImageIntake(node, ["front", "wrist"], lockstep, self.calls.append)
         kind, topic = {
             "raw": (Image, "image_raw"),
             "compressed": (CompressedImage, "image_raw/compressed"),
@@ -64,9 +64,14 @@ def context():
         yield context
 
 
+def make_node(context, transport: str) -> PipelineNode:
+    override = Parameter("image_transport", value=transport)
+    return PipelineNode("intake", context=context, parameter_overrides=[override])
+
+
 @pytest.fixture(params=[("raw", False), ("raw", True), ("compressed", False)])
 def cameras(context, request):
-    node = PipelineNode("intake", context=context)
+    node = make_node(context, request.param[0])
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     yield Cameras(node, executor, *request.param)
@@ -135,7 +140,25 @@ def test_stamps_are_read_in_either_byte_order():
 
 
 def test_an_unknown_transport_is_named(context):
-    node = PipelineNode("unknown", context=context)
+    node = make_node(context, "theora")
     with pytest.raises(ConfigError, match="expected one of raw, compressed, found 'theora'"):
-        ImageIntake(node, ["front"], lockstep=False, transport="theora")
+        ImageIntake(node, ["front"], lockstep=False)
     node.destroy_node()
+
+
+def test_images_fit_by_their_age_in_real_time_and_by_their_stamp_in_lockstep(cameras):
+    """A camera that has gone ends a chunk that is under way; an old image starts none."""
+    assert not cameras.intake.fit(SECOND, for_plan=True)
+    for name in ("front", "wrist"):
+        cameras.send(name, cameras.message(1, SECOND))
+    fit = cameras.intake.fit
+    ages_ms = (0, 40, 60, 140, 160)
+    for_plan = [fit(SECOND + age * 1_000_000, for_plan=True) for age in ages_ms]
+    to_go_on = [fit(SECOND + age * 1_000_000, for_plan=False) for age in ages_ms]
+    if cameras.lockstep:
+        assert for_plan == [True, False, False, False, False]
+        assert all(to_go_on)
+    else:
+        assert for_plan == [True, True, False, False, False]
+        assert to_go_on == [True, True, True, True, False]
+        assert "front (160 ms old)" in cameras.intake.describe(SECOND + 160_000_000)

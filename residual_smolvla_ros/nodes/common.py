@@ -74,6 +74,8 @@ def main(node_class, args=None) -> NoReturn:
     finally:
         if node is not None:
             node.close()
+            # Else others would take it for alive until its lease ends, after some 20 s.
+            node.destroy_node()
         rclpy.try_shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -23,7 +23,9 @@ STAMP_END = 12
 class ImageIntake:
     """Keep the newest message of each camera as it came over the wire.
 
-    `on_image` is called with the camera's name whenever one has arrived.
+    `on_image` is called with the camera's name whenever one has arrived. Declares the node's
+    parameters image_transport, max_image_age_s and camera_timeout_s; raises ConfigError for an
+    unknown transport.
     """
 
     def __init__(
@@ -32,13 +34,21 @@ class ImageIntake:
         cameras: Sequence[str],
         lockstep: bool,
         on_image: Callable[[str], None] | None = None,
-        transport: str = "raw",
     ):
-        """Subscribe to the cameras; raise ConfigError for an unknown transport."""
+        transport = node.parameter("image_transport", "raw", "images to take: raw or compressed")
         if transport not in TRANSPORTS:
             raise ConfigError(
-                f"transport: expected one of {', '.join(TRANSPORTS)}, found {transport!r}"
+                f"image_transport: expected one of {', '.join(TRANSPORTS)}, found {transport!r}"
             )
+        image_age = node.parameter(
+            "max_image_age_s", 0.05, "no plan from an image that is older; not in lockstep"
+        )
+        camera_timeout = node.parameter(
+            "camera_timeout_s", 0.15, "no command once a camera has been silent for so long"
+        )
+        self._image_age_ns = round(1e9 * image_age)
+        self._camera_timeout_ns = round(1e9 * camera_timeout)
+        self._lockstep = lockstep
         self._type, topic, self._decode = TRANSPORTS[transport]
         self._node = node
         self._topics = {name: f"{name}/{topic}" for name in cameras}
@@ -80,6 +90,27 @@ class ImageIntake:
         if len(self._stamps) < len(self._topics):
             return None
         return min(self._stamps.values(), default=None)
+
+    def fit(self, stamp: int, for_plan: bool) -> bool:
+        """Tell whether the images will do at a state: for a plan, or to go on playing one.
+
+        In lockstep a plan needs those of the state itself. In real time it needs young ones, and
+        a chunk is not played on blindly once a camera has gone.
+        """
+        oldest = self.oldest_stamp()
+        if self._lockstep:
+            return oldest == stamp or not for_plan
+        limit = self._image_age_ns if for_plan else self._camera_timeout_ns
+        return oldest is not None and stamp - oldest <= limit
+
+    def describe(self, stamp: int) -> str:
+        """Return what a state lacks, for a log."""
+        ages = [
+            f"{name} ({(stamp - self._stamps[name]) / 1e6:.0f} ms old)"
+            if name in self._stamps else f"{name} (none yet)"
+            for name in self._topics
+        ]  # fmt: skip
+        return f"images of {', '.join(ages)}"
 
     def pixels(self, name: str) -> np.ndarray:
         """Return a camera's newest image as RGB pixels, decoded once.

@@ -37,6 +37,9 @@ from residual_smolvla_ros.records import (
 from residual_smolvla_ros.robots.kinematics import Kinematics
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
 
+# Without a command for so long, what it waits for is worth a warning.
+WAIT_NS = 1_000_000_000
+
 
 class PolicyNode(PipelineNode):
     """Answer states with commands while an episode is active."""
@@ -61,13 +64,6 @@ class PolicyNode(PipelineNode):
         )
         self._rate_hz = self.parameter("rate_hz", 30.0, "control rate of the robot")
         self._lockstep = self.parameter("lockstep", True, "wait for images of the state's stamp")
-        self._image_age_ns = round(
-            1e9
-            * self.parameter(
-                "max_image_age_s", 0.15, "older images than this: no command; not in lockstep"
-            )
-        )
-        transport = self.parameter("image_transport", "raw", "images to take: raw or compressed")
         wait = self.parameter("wait_for_weights", True, "whether a learner sends weights")
         torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
 
@@ -102,7 +98,7 @@ class PolicyNode(PipelineNode):
         self.create_subscription(String, "task", self._on_task, LATCHED_QOS)
         self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
         self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_environment)
-        self._images = ImageIntake(self, base.cameras, self._lockstep, self._on_image, transport)
+        self._images = ImageIntake(self, base.cameras, self._lockstep, self._on_image)
         self.create_subscription(
             JointState, "joint_states", self._on_joint_states, state_qos(self._lockstep)
         )
@@ -167,9 +163,8 @@ class PolicyNode(PipelineNode):
         if self._policy.tick >= self._plan.max_steps:
             self._finish(stamp, state, extra)
             return
-        # Outside lockstep a chunk is not played on blindly once a camera has gone.
-        if (self._policy.needs_plan or not self._lockstep) and not self._images_fit(stamp):
-            self._waiting_for = f"images of {', '.join(self._policy.base.cameras)}"
+        if not self._images.fit(stamp, self._policy.needs_plan):
+            self._tell_images(stamp)
             return
         if self._policy.needs_plan and not self._plan_chunk(state):
             return
@@ -226,12 +221,12 @@ class PolicyNode(PipelineNode):
         self.tally("plans")
         return True
 
-    def _images_fit(self, stamp: int) -> bool:
-        """Whether all images are of the state in lockstep, and young enough otherwise."""
-        oldest = self._images.oldest_stamp()
-        if oldest is None:
-            return False
-        return oldest == stamp if self._lockstep else stamp - oldest <= self._image_age_ns
+    def _tell_images(self, stamp: int) -> None:
+        self._waiting_for = self._images.describe(stamp)
+        if not self._lockstep and stamp - self._answered > WAIT_NS:
+            self.get_logger().warning(
+                f"no command: waiting for {self._waiting_for}", throttle_duration_sec=5.0
+            )
 
     def _publish_command(self, message: JointState, stamp: int, step: PolicyStep) -> None:
         positions = lerobot_to_rad(step.command, self._joint_names)
