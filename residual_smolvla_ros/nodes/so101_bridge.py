@@ -27,6 +27,7 @@ from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.robots.arm import ArmState, SafeArm
 from residual_smolvla_ros.robots.driver import RobotDriver, RobotLost
 from residual_smolvla_ros.robots.limits import ArmSettings
+from residual_smolvla_ros.robots.realtime import RealtimeThread
 from residual_smolvla_ros.robots.safety import CommandRefused, Mode
 
 MAX_RATE_HZ = 100.0
@@ -84,6 +85,10 @@ class So101BridgeNode(PipelineNode):
         self.create_service(Trigger, "~/home", self._on_home)
         self.create_service(Trigger, "reset_environment", self._on_reset)
         self.create_service(Trigger, "reset_environment/done", self._on_done)
+        priority = self.parameter("realtime_priority", 50, "SCHED_FIFO where allowed; 0: none")
+        self._thread = RealtimeThread(priority)
+        if self._thread.error:
+            self.get_logger().info(f"no real-time scheduling: {self._thread.error}")
         # Of a steady clock: a jump of the wall clock moves no tick.
         self.create_timer(self._period, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"connected: {', '.join(names)} at {rate:g} Hz")
@@ -108,7 +113,8 @@ class So101BridgeNode(PipelineNode):
         executed = self._arm.filter.goal
         # Before the read: a state is never older than its stamp says.
         now = self.get_clock().now().nanoseconds
-        state = self._arm.tick()
+        with self._thread.paused():
+            state = self._arm.tick()
         if state is not None:
             previous, self._stamp = self._stamp, now
             self._publish(self._states, self._stamp, state.position, state)
