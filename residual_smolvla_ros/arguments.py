@@ -6,6 +6,7 @@ from pathlib import Path
 
 DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "pick_lift_base"
 FINETUNE, EVALUATE = "finetune", "evaluate"
+RESET = "reset_environment"
 
 
 class ArgumentError(ValueError):
@@ -57,6 +58,7 @@ ARGUMENTS = (
     Argument("rate_hz", "30", "control rate of the robot, 1 to 100", _number),
     Argument("episode_time_s", "0", "length of an episode; 0: max_steps of the config", _number),
     Argument("reset_time_s", "10", "time to set the robot's scene; < 0: until done", _number),
+    Argument("reset_service", RESET, "service that sets the scene; default: the robot's own"),
     Argument("seed", "0", "seed of everything that is random in training", _count),
     Argument("eval_episodes", "200", "held-out episodes of an evaluation", _count),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),

@@ -12,6 +12,11 @@ USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residua
        residual-smolvla call <service>                call a service, such as episode/success
        residual-smolvla <command> --show-args         list the arguments"""
 
+LABELS = """in another terminal, residual-smolvla call ...
+  episode/success, episode/failure    end the episode with a label
+  reset_environment/done              the scene is set
+  so101_bridge/hold, release          stop the arm, let it go on"""
+
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
@@ -74,6 +79,8 @@ def _start(mode: str, given: dict[str, str]) -> int:
     os.environ.update(described.environment)
     described.output.mkdir(parents=True, exist_ok=True)
     print(f"run: {described.output}")
+    if not values["sim"]:
+        print(LABELS)
     steps, evaluated = described.training_steps, values["eval_episodes"]
     with ProgressBar(described.output, steps, evaluated, values.get("resume", False)) as bar:
         code = starter.run(described, bar.show)

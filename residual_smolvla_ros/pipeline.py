@@ -13,6 +13,7 @@ from pathlib import Path
 from residual_smolvla_ros.arguments import (
     ARGUMENTS,
     FINETUNE,
+    RESET,
     ArgumentError,
     arguments,
     parse_arguments,
@@ -120,7 +121,9 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
             "total_steps": values["total_steps"],
             "episode_limit": values["episodes"],
         }
-    nodes.append(node("episode", **episode))
+    own_reset = values["reset_service"]
+    remaps = ((RESET, own_reset),) if own_reset != RESET else ()
+    nodes.append(NodeSpec("episode", episode, files, remaps))
     return Pipeline(mode, output, tuple(nodes), environment(), values)
 
 

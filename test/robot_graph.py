@@ -115,6 +115,10 @@ class Peer:
         message.header.stamp = to_stamp(stamp)
         self._commands.publish(message)
 
+    def is_heard(self) -> bool:
+        """Tell whether someone takes this node's commands."""
+        return self._commands.get_subscription_count() > 0
+
     def until(self, condition, what: str = "", timeout_s: float = TIMEOUT_S) -> None:
         """Spin until a condition holds."""
         end = time.monotonic() + timeout_s

@@ -13,7 +13,7 @@ from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
-from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.errors import CheckpointError, ConfigError
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
@@ -257,3 +257,9 @@ def test_weights_of_another_size_are_told_by_what_differs(copy):
         FrozenSmolVLA(copy)
     # torch's first line says only that there were errors.
     assert "layers.1." in str(error.value).partition(", found: ")[2]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ConfigError, match=f"device: expected .* found '{device}'"):
+        FrozenSmolVLA(DEMO_CHECKPOINT, device)

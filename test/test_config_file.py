@@ -63,6 +63,13 @@ def test_the_same_file_serves_an_evaluation(tmp_path):
     assert nodes["episode"]["eval_episodes"] == 4
 
 
+def test_a_reset_of_ones_own_takes_the_robots_place(tmp_path):
+    described = build(tmp_path, config=SO101, reset_service="/cell/reset")
+    remaps = {spec.name: spec.remappings for spec in described.nodes}
+    assert remaps.pop("episode") == (("reset_environment", "/cell/reset"),)
+    assert not any(remaps.values())
+
+
 @pytest.mark.parametrize(
     ("section", "error", "said"),
     [

@@ -1,8 +1,11 @@
 """LeRobot's driver in rad: what is refused, what is read after errors, which limits hold."""
 
+import importlib
+
 import numpy as np
 import pytest
 from feetech_emulator import Emulator
+from so101_nexus.lerobot_adapter.synthetic_calibration import write_synthetic_calibration
 
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.robots.driver import RobotDriver, RobotLost
@@ -79,6 +82,24 @@ def test_so100_is_driven_by_the_same_names(values, servos):
     driver.close()
     assert driver.joint_names == JOINT_NAMES
     assert position.shape == load.shape == (6,)
+
+
+def test_a_robot_without_servos_is_driven_by_the_same_interface(tmp_path):
+    """The simulated follower: another LeRobot robot with joint positions, from a plugin."""
+    importlib.import_module("so101_nexus.lerobot_adapter.sim_follower_config")
+    write_synthetic_calibration(tmp_path, "sim")
+    driver = RobotDriver({"type": "sim_so_follower", "id": "sim", "calibration_dir": str(tmp_path),
+                          "env_id": "MuJoCoPickLift-v1"})  # fmt: skip
+    driver.connect()
+    position, load = driver.read()
+    target = position + np.array([0.05, 0.0, 0.0, 0.0, 0.0, 0.0])
+    for _ in range(20):
+        driver.write(target)
+    np.testing.assert_allclose(driver.read()[0], target, atol=0.05)
+    assert abs(driver.read()[0][0] - position[0]) > 0.02
+    assert load is None
+    assert driver.limits() is None
+    driver.close()
 
 
 def test_after_corrupted_packets_the_state_is_the_present_one(driver, servos):

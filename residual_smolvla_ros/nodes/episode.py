@@ -145,7 +145,8 @@ class EpisodeNode(PipelineNode):
             # The timer asks again: a robot's reset goes on for as long as it says no.
             self._retry_at = time.monotonic() + self._retry_pause
             if self._retry_pause == RESET_RETRY_MAX_S:
-                self.get_logger().info(f"reset: {response.message}", throttle_duration_sec=5.0)
+                # A warning, so that the person who is waited for sees it.
+                self.get_logger().warning(f"reset: {response.message}", throttle_duration_sec=5.0)
                 self._progress_at = time.monotonic()
             self._retry_pause = min(2 * self._retry_pause, RESET_RETRY_MAX_S)
             return

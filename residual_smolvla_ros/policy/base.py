@@ -12,7 +12,7 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from safetensors import SafetensorError
 
-from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.errors import CheckpointError, ConfigError
 
 
 class FrozenSmolVLA:
@@ -22,12 +22,13 @@ class FrozenSmolVLA:
     processors). A subfolder `vlm/` stands in for the hub's SmolVLM2 (configuration and
     tokenizer), so that a checkpoint works offline and wherever it is moved.
 
-    Raises CheckpointError if the folder is not a SmolVLA checkpoint.
+    Raises CheckpointError if the folder is not a SmolVLA checkpoint, and ConfigError for a device
+    that is not there.
     """
 
     def __init__(self, checkpoint: str | Path, device: str = "cpu"):
         self.path = Path(checkpoint).expanduser()
-        self.device = torch.device(device)
+        self.device = _device(device)
         config = self._load_config()
         overrides = {"device_processor": {"device": str(self.device)}}
         config.device = str(self.device)
@@ -162,3 +163,13 @@ class FrozenSmolVLA:
         offset = function(torch.zeros(1, size)).cpu().double().squeeze(0)
         scale = function(torch.ones(1, size)).cpu().double().squeeze(0) - offset
         return scale.float().numpy(), offset.float().numpy()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"device: expected a torch device of this machine, found {name!r}: {reason}"
+        ) from None
