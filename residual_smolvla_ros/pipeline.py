@@ -87,44 +87,49 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         robot_nodes, cameras = _simulator(values, lockstep, chunk_steps, files), ["front", "wrist"]
     else:
         robot_nodes, cameras = _robot(values, robot, files)
-
-    def node(executable: str, **parameters) -> NodeSpec:
-        return NodeSpec(executable, parameters, files)
-
+    policy = {
+        "base_checkpoint": str(checkpoint),
+        "residual_checkpoint": "" if training else residual,
+        "device": values["device"],
+        "task": values["task"],
+        "cameras": cameras,
+        "rate_hz": values["rate_hz"],
+        "lockstep": lockstep,
+        "wait_for_weights": training,
+    }
+    reward = {"source": "environment" if values["sim"] else "label"}
     run = {"base_checkpoint": str(checkpoint), "output": str(output), "seed": values["seed"]}
-    nodes = [
-        *robot_nodes,
-        node(
-            "policy",
-            base_checkpoint=str(checkpoint),
-            residual_checkpoint="" if training else residual,
-            device=values["device"],
-            task=values["task"],
-            cameras=cameras,
-            rate_hz=values["rate_hz"],
-            lockstep=lockstep,
-            wait_for_weights=training,
-        ),
-        node("reward", source="environment" if values["sim"] else "label"),
-    ]
-    episode = run | {"eval_episodes": values["eval_episodes"], "train": training}
-    episode["evaluate_residual"] = training or bool(residual)
-    if not values["sim"]:
-        episode["clip"] = False  # nobody films it
-    if _episode_steps(values):
-        episode["max_steps"] = _episode_steps(values)
     if training:
-        resume = {"resume": values["resume"]}
-        executed = {"executed_commands": not values["sim"]}
-        nodes.append(node("learner", residual_checkpoint=residual, **run, **resume, **executed))
-        episode |= resume | {
-            "total_steps": values["total_steps"],
-            "episode_limit": values["episodes"],
-        }
+        run["resume"] = values["resume"]
+    learner = run | {"residual_checkpoint": residual, "executed_commands": not values["sim"]}
+    episode = run | _episode(values, training, bool(residual))
     own_reset = values["reset_service"]
     remaps = ((RESET, own_reset),) if own_reset != RESET else ()
-    nodes.append(NodeSpec("episode", episode, files, remaps))
+    nodes = [
+        *robot_nodes,
+        NodeSpec("policy", policy, files),
+        NodeSpec("reward", reward, files),
+        *([NodeSpec("learner", learner, files)] if training else []),
+        NodeSpec("episode", episode, files, remaps),
+    ]
     return Pipeline(mode, output, tuple(nodes), environment(), values)
+
+
+def _episode(values: dict, training: bool, has_residual: bool) -> dict:
+    """Return what the node `episode` is to play."""
+    parameters = {
+        "train": training,
+        "eval_episodes": values["eval_episodes"],
+        "evaluate_residual": training or has_residual,
+    }
+    if training:
+        parameters["total_steps"] = values["total_steps"]
+        parameters["episode_limit"] = values["episodes"]
+    if not values["sim"]:
+        parameters["clip"] = False  # nobody films it
+    if _episode_steps(values):
+        parameters["max_steps"] = _episode_steps(values)
+    return parameters
 
 
 def _arguments_of(mode: str, config: Path, in_file: dict[str, str]) -> dict[str, str]:

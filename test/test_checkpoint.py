@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -219,3 +220,15 @@ def test_pruning_keeps_the_last_ones_and_every_nth(tmp_path, config):
     prune_checkpoints(tmp_path, keep_last=2, keep_every=4)
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {"000000", "000004", "000007", "000008", "notes.txt"}
+
+
+def test_an_update_tells_how_far_the_robot_departed_from_the_commands(config, make_episode):
+    learner = make_learner(config)
+    episodes = [make_episode(seed) for seed in (1, 2)]
+    for episode in episodes:
+        episode.commands = [np.zeros(6), np.zeros(6)]
+        episode.executed = [np.full(6, 0.01), np.full(6, 3.0)]
+    learner.add_episode(episodes[0])
+    metrics = learner.add_episode(episodes[1])
+    assert metrics["executed_gap"] == pytest.approx(1.505)
+    assert metrics["executed_changed"] == 0.5

@@ -223,3 +223,26 @@ def test_nothing_is_kept_of_episodes_that_are_over():
     assert assembler.waiting is None
     assert not assembler._steps
     assert not assembler._rewards
+
+
+def test_a_step_waits_for_the_command_that_the_robot_executed():
+    assembler = feed(make_records(), EpisodeAssembler(with_executed=True))
+    for tick in (0, 1, 3):
+        assembler.add_executed(stamp_of(1, tick), np.array([tick + 0.5]))
+    assert assembler.pop() is None
+    assembler.add_executed(stamp_of(1, 2), np.array([2.5]))
+    episode, lost = taken(assembler)
+    assert lost == 0
+    assert [float(command[0]) for command in episode.commands] == [0, 1, 2, 3]
+    assert [float(command[0]) for command in episode.executed] == [0.5, 1.5, 2.5, 3.5]
+    assert not assembler._executed
+
+
+def test_an_episode_is_cut_where_an_executed_command_stays_missing():
+    assembler = feed(make_records(), EpisodeAssembler(with_executed=True))
+    for tick in (0, 1, 3):
+        assembler.add_executed(stamp_of(1, tick), np.array([0.0]))
+    episode, lost = taken(assembler, late=True)
+    assert ticks(episode) == [0, 1]
+    assert lost == 2
+    assert episode.final_features[0] == 2
