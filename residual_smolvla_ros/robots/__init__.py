@@ -1,4 +1,4 @@
-"""Robots and what belongs to them: LeRobot's behind the safety filter, cameras, kinematics, the simulated SO101."""
+"""Robots and what belongs to them: safety, drivers, cameras, kinematics, the simulated SO101."""
 
 import os
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import termios
 import time
 
 import numpy as np
@@ -19,6 +20,7 @@ SUFFIX = ".pos"
 FULL_LOAD = 1000.0  # Feetech's Present_Load counts tenths of a percent of full drive
 # Longer than six servos take to answer: after it the line is quiet.
 QUIET_S = 0.002
+CONNECT_ATTEMPTS, CONNECT_PAUSE_S = 3, 0.05
 
 
 class RobotLost(ConnectionError):
@@ -62,6 +64,14 @@ class RobotDriver:
         hundredths of a second. Raises RobotLost where the robot cannot be reached, and
         ConfigError where its calibration is missing or is not that of the servos.
         """
+        for _ in range(CONNECT_ATTEMPTS - 1):
+            # LeRobot asks each servo some dozen questions, and gives up at the first bad answer.
+            with contextlib.suppress(RobotLost):
+                return self._open()
+            time.sleep(CONNECT_PAUSE_S)
+        return self._open()
+
+    def _open(self) -> None:
         # Anew, since the servo SDK keeps a port marked as in use after an error.
         self._robot = self._make_robot()
         bus = self._bus
@@ -73,7 +83,7 @@ class RobotDriver:
                 present = bus.sync_read("Present_Position", normalize=False, num_retry=2)
                 bus.sync_write("Goal_Position", present, normalize=False)
                 bus.disconnect(disable_torque=False)
-            self._connect()
+            self._configure()
             self._check_calibration()
         except ConfigError:
             self.close()
@@ -83,7 +93,7 @@ class RobotDriver:
             self.close()
             raise RobotLost(self._where() + _one_line(error)) from None
 
-    def _connect(self) -> None:
+    def _configure(self) -> None:
         try:
             self._robot.connect(calibrate=False)
         except Exception:
@@ -191,5 +201,7 @@ def _adapt(config: RobotConfig) -> RobotConfig:
 def _one_line(error: Exception) -> str:
     """Return the message of an error in one line."""
     # termios.error holds a number and a text, and would show as a tuple.
-    text = error.args[1] if len(error.args) == 2 else str(error)
-    return " ".join(str(text).split()) or type(error).__name__
+    text = " ".join(str(error.args[1] if len(error.args) == 2 else error).split())
+    # Of an IndexError in the servo SDK the text alone would say little.
+    told = isinstance(error, OSError | RuntimeError | termios.error) and text
+    return text if told else f"{type(error).__name__}: {text}"
