@@ -108,7 +108,6 @@ def test_a_goal_stays_near_an_arm_that_cannot_follow():
         ("not_finite", {"position": [float("inf"), 0.0]}),
         ("stale", {"position": [0.0, 0.0], "age": 10.0}),
         ("future", {"position": [0.0, 0.0], "age": -1.0}),
-        ("order", {"position": [0.0, 0.0], "stamp": 1.0}),
     ],
 )
 def test_a_wrong_command_is_refused_by_name_and_the_arm_holds_within_the_timeout(kind, command):
@@ -122,6 +121,17 @@ def test_a_wrong_command_is_refused_by_name_and_the_arm_holds_within_the_timeout
         assert refused.value.kind == kind
     assert arm.filter.mode is Mode.HOLD
     np.testing.assert_allclose(arm.filter.goal, before)
+
+
+def test_a_command_overtaken_by_a_later_one_is_refused_but_a_clock_set_back_is_not():
+    arm = Arm()
+    arm.follow([0.5, 0.5], steps=10)
+    with pytest.raises(CommandRefused) as refused:
+        arm.command([0.0, 0.0], stamp=arm.now - 0.1)
+    assert refused.value.kind == "order"
+    arm.tick(20)
+    arm.command([0.5, 0.5], stamp=arm.now - 3600.0)
+    assert arm.filter.mode is Mode.FOLLOW
 
 
 def test_after_a_silence_it_holds_the_measured_position_and_not_the_last_goal():
@@ -179,6 +189,13 @@ def test_home_is_reached_by_all_joints_at_once_while_commands_are_refused():
     np.testing.assert_allclose(way[-1], [0.0, 0.3], atol=0.05)
     np.testing.assert_allclose(way[:, 0] / 0.9, (way[:, 1] - 0.3) / 0.3)
     assert np.abs(np.diff(way, axis=0)).max() <= LIMITS.home_velocity * PERIOD + 1e-9
+
+
+def test_on_the_way_home_a_goal_stays_near_an_arm_that_is_blocked():
+    arm = Arm((0.9, 0.6))
+    arm.blocked = True
+    arm.filter.home(arm.now, np.array([-0.9, 0.6]))
+    np.testing.assert_allclose(arm.tick(60), [0.9 - 0.4, 0.6])
 
 
 def test_a_robot_that_could_not_be_read_is_followed_again_from_where_it_is():

@@ -123,12 +123,13 @@ class SafetyFilter:
         reach = self.limits.home_velocity * self._elapsed(now)
         # All joints arrive together.
         share = min(1.0, reach / max(np.abs(way).max(), _EPSILON))
-        self.goal = self.goal + share * way
+        near = self._measured - self.limits.max_step, self._measured + self.limits.max_step
+        self.goal = np.clip(self.goal + share * way, *near)
         self._moved_at = now
         if share < 1.0:
             self._home_since = now
-        near = np.abs(self._home - self._measured).max() < HOME_TOLERANCE_RAD
-        if near or now - self._home_since > HOME_SETTLE_S:
+        there = np.abs(self._home - self._measured).max() < HOME_TOLERANCE_RAD
+        if there or now - self._home_since > HOME_SETTLE_S:
             self.mode, self.reason = Mode.HOLD, "home"
 
     # -- commands ---------------------------------------------------------------------------
@@ -184,7 +185,8 @@ class SafetyFilter:
             raise CommandRefused(
                 "future", f"expected a stamp of the past, found one {-age:.3f} s ahead"
             )
-        if stamp < self._last_stamp:
+        # Not after a hold: a wall clock that was set back must not shut the arm off.
+        if self.mode is Mode.FOLLOW and stamp < self._last_stamp:
             raise CommandRefused(
                 "order", "expected stamps that do not go back, found "
                 f"one {self._last_stamp - stamp:.3f} s before the last"
