@@ -127,11 +127,17 @@ def test_after_corrupted_packets_the_state_is_the_present_one(driver, servos):
             assert driver.read()[0][0] == pytest.approx(rad, abs=0.005)
 
 
+def test_a_second_driver_on_the_same_port_is_refused(driver, values):
+    with pytest.raises(RobotLost, match="exclusively lock port"):
+        RobotDriver(values).connect()
+    assert driver.read()[0].shape == (6,)
+
+
 def test_a_lost_port_is_named_and_connecting_again_serves(driver, servos):
     servos.pull()
     with pytest.raises(RobotLost, match=f"port {servos.port}: "):
         driver.read()
-    with pytest.raises(RobotLost, match="Could not connect"):
+    with pytest.raises(RobotLost, match=r"Could not connect.*\(.*No such file or directory"):
         driver.connect()
     servos.plug()
     driver.connect()

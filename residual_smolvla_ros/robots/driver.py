@@ -77,6 +77,10 @@ class RobotDriver:
         bus = self._bus
         try:
             if bus is not None:
+                # Not a byte before it is known that nobody else has the port.
+                bus.connect(handshake=False)
+                self._lock_port()
+                bus.disconnect(disable_torque=False)
                 bus.connect()
                 self._check_calibration()
                 # The goal of an earlier session would be gone to as soon as torque is on.
@@ -84,6 +88,7 @@ class RobotDriver:
                 bus.sync_write("Goal_Position", present, normalize=False)
                 bus.disconnect(disable_torque=False)
             self._configure()
+            self._lock_port()
             self._check_calibration()
         except ConfigError:
             self.close()
@@ -92,6 +97,11 @@ class RobotDriver:
         except Exception as error:
             self.close()
             raise RobotLost(self._where() + _one_line(error)) from None
+
+    def _lock_port(self) -> None:
+        """Let no second driver of this kind open the port: two would take each other's answers."""
+        if self._bus is not None:
+            self._bus.port_handler.ser.exclusive = True
 
     def _configure(self) -> None:
         try:
@@ -199,9 +209,11 @@ def _adapt(config: RobotConfig) -> RobotConfig:
 
 
 def _one_line(error: Exception) -> str:
-    """Return the message of an error in one line."""
+    """Return the message of an error, and of the one behind it, in one line."""
     # termios.error holds a number and a text, and would show as a tuple.
     text = " ".join(str(error.args[1] if len(error.args) == 2 else error).split())
     # Of an IndexError in the servo SDK the text alone would say little.
-    told = isinstance(error, OSError | RuntimeError | termios.error) and text
-    return text if told else f"{type(error).__name__}: {text}"
+    if not text or not isinstance(error, OSError | RuntimeError | termios.error):
+        text = f"{type(error).__name__}: {text}"
+    # LeRobot says "could not connect", the one behind it "permission denied".
+    return f"{text} ({_one_line(error.__cause__)})" if error.__cause__ else text
