@@ -31,6 +31,7 @@ from residual_smolvla_ros.robots.realtime import RealtimeThread
 from residual_smolvla_ros.robots.safety import CommandRefused, Mode
 
 MAX_RATE_HZ = 100.0
+WARN_EVERY_S = 5.0
 DESCRIPTIONS = {
     "lower": "lower joint limits in rad; default: the calibration's",
     "upper": "upper joint limits in rad; default: the calibration's",
@@ -80,6 +81,7 @@ class So101BridgeNode(PipelineNode):
             JointTrajectory, "joint_trajectory", self._on_command, CONTROL_QOS
         )
         self._writer: tuple[int, ...] | None = None
+        self._warned_at: dict[str, float] = {}
         self.create_service(Trigger, "~/hold", self._on_hold)
         self.create_service(Trigger, "~/release", self._on_release)
         self.create_service(Trigger, "~/home", self._on_home)
@@ -155,9 +157,11 @@ class So101BridgeNode(PipelineNode):
 
     def _refuse(self, kind: str, reason: str) -> None:
         self.tally(f"refused_{kind}")
-        self.get_logger().warning(
-            f"{self._commands.topic_name}: refused: {reason}", throttle_duration_sec=5.0
-        )
+        now = time.monotonic()
+        # Each kind by itself: another fault is not to be hidden by the one before.
+        if now - self._warned_at.get(kind, 0.0) > WARN_EVERY_S:
+            self._warned_at[kind] = now
+            self.get_logger().warning(f"{self._commands.topic_name}: refused: {reason}")
 
     def _intruders(self) -> str:
         """Return the nodes that publish commands beside the first."""
