@@ -257,7 +257,7 @@ def test_when_the_bridge_ends_in_mid_motion_the_servos_stay_near_with_torque_on(
         assert all(servos.torque().values())
         assert abs(servos.positions()["shoulder_pan"] - measured) < MAX_STEP
         assert servos.positions()["shoulder_pan"] < 1.4
-        assert code == (0 if signum == signal.SIGTERM else -signal.SIGKILL)
+        assert code == (0 if signum == signal.SIGTERM else -signal.SIGKILL), bridge.log
 
 
 @pytest.mark.parametrize(

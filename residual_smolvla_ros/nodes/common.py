@@ -69,8 +69,10 @@ def main(node_class, args=None) -> NoReturn:
         print(f"{name}: error: {error}", file=sys.stderr)
         code = 1
     except Exception:
-        traceback.print_exc()
-        code = 1
+        # A signal shuts ROS down under a callback, whose next publish then fails.
+        if rclpy.ok():
+            traceback.print_exc()
+            code = 1
     finally:
         if node is not None:
             node.close()
