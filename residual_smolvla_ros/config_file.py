@@ -21,12 +21,15 @@ def read_section(file: Path) -> tuple[dict[str, str], dict]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"config {file}: expected a YAML parameter file, found: {text}") from None
-    sections = content if isinstance(content, dict) else {}
-    section = (sections.get(SECTION) or {}).get("ros__parameters", {})
-    robot = section.pop("robot", {}) if isinstance(section, dict) else None
-    if not isinstance(content, dict | None) or not isinstance(robot, dict):
+    place = content
+    for name in (SECTION, "ros__parameters"):
+        place = {} if place is None else place
+        if isinstance(place, dict):
+            place = place.get(name, {})
+    robot = place.pop("robot", {}) if isinstance(place, dict) else None
+    if not isinstance(robot, dict):
         raise ConfigError(f"config {file}: expected mappings in {SECTION}, found something else")
-    return {name: _text(value) for name, value in section.items()}, robot
+    return {name: _text(value) for name, value in place.items()}, robot
 
 
 def split_cameras(robot: dict) -> tuple[dict, dict[str, dict]]:

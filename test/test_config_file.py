@@ -94,7 +94,10 @@ def test_a_wrong_section_is_refused_in_one_line(tmp_path, section, error, said):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["a: [1", "\tb", "- 1\n- 2", "3"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: [1", "\tb", "- 1\n- 2", "3", "/**/pipeline: [1]", "/**/pipeline: {ros__parameters: 3}"],
+)
 def test_a_file_that_is_no_parameter_file_is_refused(tmp_path, text):
     file = tmp_path / "robot.yaml"
     file.write_text(text)

@@ -66,7 +66,7 @@ def config(tmp_path, servos, cameras):
 
 @pytest.mark.parametrize("domain", [0], indirect=True)
 def test_a_session_trains_from_labels_and_ends_with_a_report(domain, config, servos, tmp_path):
-    output = tmp_path / "run"
+    output, text = tmp_path / "run", ""
     process = graph.start(
         domain, "finetune", config=config, output=output, episodes=2, episode_time_s=3
     )

@@ -154,17 +154,20 @@ class LearnerNode(PipelineNode):
         values = [positions[name] for name in self._joint_names]
         command = rad_to_lerobot(values, self._joint_names)
         self._assembler.add_executed(to_nanoseconds(message.header.stamp), command)
-        self._take_episodes()
+        # A robot reports between episodes too: this alone is no sign that records still come.
+        self._pop_episodes()
 
     def _on_timer(self) -> None:
         # Not the time since the episode's end: on a busy machine the queue may be long.
         silent = time.monotonic() - self._heard_at > SILENCE_S
         if silent and self._assembler.waiting:
-            self._take_episodes(late=True)
+            self._pop_episodes(late=True)
 
-    def _take_episodes(self, late: bool = False) -> None:
-        if not late:
-            self._heard_at = time.monotonic()
+    def _take_episodes(self) -> None:
+        self._heard_at = time.monotonic()
+        self._pop_episodes()
+
+    def _pop_episodes(self, late: bool = False) -> None:
         while self._assembler.waiting:
             taken = self._assembler.pop(late)
             if taken is None:

@@ -186,15 +186,15 @@ class So101BridgeNode(PipelineNode):
         return response
 
     def _on_home(self, request: Trigger.Request, response: Trigger.Response):
-        return self._go_home(response, "going home")
+        return self._go_home(response)
 
-    def _go_home(self, response: Trigger.Response, message: str) -> Trigger.Response:
+    def _go_home(self, response: Trigger.Response) -> Trigger.Response:
         if self._home is None:
             response.message = "expected the parameter home, found none"
             return response
         try:
             self._arm.home(self._home)
-            response.success, response.message = True, message
+            response.success, response.message = True, "going home"
         except CommandRefused as error:
             response.message = str(error)
         return response
@@ -203,7 +203,7 @@ class So101BridgeNode(PipelineNode):
         """Take a reset one step further; success once the scene is set. Called until then."""
         if not self._reset_asked:
             if self._home is not None:
-                self._go_home(response, "going home")
+                self._go_home(response)
                 if not response.success:
                     return response
             self._reset_asked, self._scene_done, self._waited_since = True, False, None
