@@ -51,9 +51,11 @@ setup(
         "jinja2",
         "lerobot[smolvla,feetech,dataset]>=0.6.1,<0.7",
         "matplotlib",
+        "nicegui",
         "numpy",
         "opencv-python-headless",
         "pillow",
+        "pin",
         "pyyaml",
         "safetensors",
         "scipy",
@@ -64,7 +66,7 @@ setup(
     extras_require={
         "ros": ROS_WHEELS,
         "sim": ["so101-nexus>=0.10,<0.11"],
-        "test": ["hypothesis", "psutil", "pytest", "pytest-timeout", "ruff"],
+        "test": ["hypothesis", "playwright", "psutil", "pytest", "pytest-timeout", "ruff"],
     },
     entry_points={
         "console_scripts": [
