@@ -6,7 +6,20 @@ from glob import glob
 from setuptools import find_packages, setup
 
 PACKAGE = "residual_smolvla_ros"
-NODES = ("so101_bridge", "so101_sim", "camera", "policy", "reward", "learner", "episode")
+NODES = (
+    "so101_bridge",
+    "so101_sim",
+    "camera",
+    "policy",
+    "reward",
+    "learner",
+    "episode",
+    "success_classifier",
+    "frame_collector",
+    "teleop",
+    "keyboard",
+    "console",
+)
 
 DATA_FILES = [
     ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
@@ -25,6 +38,7 @@ ROS_WHEELS = [
     "ros-rcl-interfaces==2.0.3",
     "ros-rosgraph-msgs==2.0.3",
     "ros-diagnostic-msgs==5.3.6",
+    "ros-geometry-msgs==5.3.6",
     "ros-sensor-msgs==5.3.6",
     "ros-std-msgs==5.3.6",
     "ros-std-srvs==5.3.6",

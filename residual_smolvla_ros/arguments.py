@@ -7,6 +7,7 @@ from pathlib import Path
 DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "pick_lift_base"
 FINETUNE, EVALUATE = "finetune", "evaluate"
 RESET = "reset_environment"
+UNLABELLED = ("wait", "failure", "discard")
 
 
 class ArgumentError(ValueError):
@@ -46,6 +47,12 @@ def _number(text: str) -> float:
     return value
 
 
+def _unlabelled(text: str) -> str:
+    if text not in UNLABELLED:
+        raise ValueError(f"one of {', '.join(UNLABELLED)}")
+    return text
+
+
 ARGUMENTS = (
     Argument("sim", "true", "the simulated SO101; false: the robot of the config", _boolean),
     Argument("lockstep", "true", "simulate step by step; false: in real time", _boolean),
@@ -59,6 +66,10 @@ ARGUMENTS = (
     Argument("episode_time_s", "0", "length of an episode; 0: max_steps of the config", _number),
     Argument("reset_time_s", "10", "time to set the robot's scene; < 0: until done", _number),
     Argument("reset_service", RESET, "service that sets the scene; default: the robot's own"),
+    Argument("unlabelled", "wait", "episode without label: wait, failure or discard", _unlabelled),
+    Argument("console", "false", "serve a web page to run the session from", _boolean),
+    Argument("success_classifier", "", "LeRobot reward model that sees success; not in lockstep"),
+    Argument("collect_frames", "", "dataset of labelled frames to write; not in lockstep"),
     Argument("seed", "0", "seed of everything that is random in training", _count),
     Argument("eval_episodes", "200", "held-out episodes of an evaluation", _count),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),

@@ -1,4 +1,4 @@
-"""The section `/**/pipeline` of a parameter file: launch arguments, and the robot to start."""
+"""The section `/**/pipeline` of a parameter file: launch arguments, and the devices to start."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,13 @@ import yaml
 from residual_smolvla_ros.errors import ConfigError
 
 SECTION = "/**/pipeline"
+# Written as a LeRobot user writes them: --robot.type=..., --teleop.type=...
+DEVICES = ("robot", "teleop")
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
-def read_section(file: Path) -> tuple[dict[str, str], dict]:
-    """Return launch arguments as text, and the section `robot` as a LeRobot user writes it.
+def read_section(file: Path) -> tuple[dict[str, str], dict[str, dict]]:
+    """Return launch arguments as text, and the fields of each of DEVICES, empty where not there.
 
     Raises ConfigError where the file cannot be read or the section is not a mapping.
     """
@@ -26,10 +28,11 @@ def read_section(file: Path) -> tuple[dict[str, str], dict]:
         place = {} if place is None else place
         if isinstance(place, dict):
             place = place.get(name, {})
-    robot = place.pop("robot", {}) if isinstance(place, dict) else None
-    if not isinstance(robot, dict):
+    is_mapping = isinstance(place, dict)
+    devices = {name: place.pop(name, {}) if is_mapping else None for name in DEVICES}
+    if not all(isinstance(device, dict) for device in devices.values()):
         raise ConfigError(f"config {file}: expected mappings in {SECTION}, found something else")
-    return {name: _text(value) for name, value in place.items()}, robot
+    return {name: _text(value) for name, value in place.items()}, devices
 
 
 def split_cameras(robot: dict) -> tuple[dict, dict[str, dict]]:

@@ -71,7 +71,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     then.
     """
     config = _config_file(parse_arguments(mode, given))
-    in_file, robot = read_section(config)
+    in_file, devices = read_section(config)
     values = parse_arguments(mode, _arguments_of(mode, config, in_file) | given)
     checkpoint = Path(values["base_checkpoint"]).expanduser().resolve()
     chunk_steps = _chunk_steps(checkpoint)
@@ -86,7 +86,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     if values["sim"]:
         robot_nodes, cameras = _simulator(values, lockstep, chunk_steps, files), ["front", "wrist"]
     else:
-        robot_nodes, cameras = _robot(values, robot, files)
+        robot_nodes, cameras = _robot(values, devices["robot"], files)
     policy = {
         "base_checkpoint": str(checkpoint),
         "residual_checkpoint": "" if training else residual,
@@ -97,7 +97,13 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         "lockstep": lockstep,
         "wait_for_weights": training,
     }
-    reward = {"source": "environment" if values["sim"] else "label"}
+    reward = {
+        "environment": values["sim"],
+        "executed_commands": not values["sim"],
+        "cameras": cameras,
+        "rate_hz": values["rate_hz"],
+        "lockstep": lockstep,
+    }
     run = {"base_checkpoint": str(checkpoint), "output": str(output), "seed": values["seed"]}
     if training:
         run["resume"] = values["resume"]
@@ -110,9 +116,46 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         NodeSpec("policy", policy, files),
         NodeSpec("reward", reward, files),
         *([NodeSpec("learner", learner, files)] if training else []),
+        *_beside(values, devices["teleop"], robot_nodes[0].name, cameras, output, files),
         NodeSpec("episode", episode, files, remaps),
     ]
     return Pipeline(mode, output, tuple(nodes), environment(), values)
+
+
+def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files) -> list[NodeSpec]:
+    """Return the nodes that a person or a reward model takes part through."""
+    nodes = []
+    if teleop:
+        if not teleop.get("type"):
+            raise ConfigError(
+                f"config {files[0]}: expected a section teleop with a type, as LeRobot names it, "
+                f"found {teleop}"
+            )
+        parameters = {"rate_hz": values["rate_hz"]} | flatten(teleop, "teleop")
+        nodes.append(NodeSpec("teleop", parameters, files))
+    if values["success_classifier"]:
+        checkpoint = Path(values["success_classifier"]).expanduser().resolve()
+        parameters = {"checkpoint": str(checkpoint), "cameras": cameras}
+        nodes.append(NodeSpec("success_classifier", parameters, files))
+    if values["collect_frames"]:
+        folder = Path(values["collect_frames"]).expanduser().resolve()
+        parameters = {"output": str(folder), "cameras": cameras, "task": values["task"]}
+        nodes.append(NodeSpec("frame_collector", parameters, files))
+    for name in ("success_classifier", "collect_frames"):
+        if values[name] and values["sim"] and values["lockstep"]:
+            raise ArgumentError(
+                f"{name}: expected lockstep:=false, since it sees images in real time, "
+                "found lockstep:=true"
+            )
+    if values["console"]:
+        parameters = {
+            "robot": robot,
+            "cameras": cameras,
+            "output": str(output),
+            "rate_hz": values["rate_hz"],
+        }
+        nodes.append(NodeSpec("console", parameters, files))
+    return nodes
 
 
 def _episode(values: dict, training: bool, has_residual: bool) -> dict:
@@ -121,6 +164,8 @@ def _episode(values: dict, training: bool, has_residual: bool) -> dict:
         "train": training,
         "eval_episodes": values["eval_episodes"],
         "evaluate_residual": training or has_residual,
+        "judged": values["sim"],
+        "unlabelled": values["unlabelled"],
     }
     if training:
         parameters["total_steps"] = values["total_steps"]
@@ -138,7 +183,7 @@ def _arguments_of(mode: str, config: Path, in_file: dict[str, str]) -> dict[str,
     unknown = [name for name in in_file if name not in known]
     if unknown:
         raise ArgumentError(
-            f"config {config}: expected robot and arguments out of {', '.join(known)}, "
+            f"config {config}: expected robot, teleop and arguments out of {', '.join(known)}, "
             f"found {', '.join(unknown)}"
         )
     names = {argument.name for argument in arguments(mode)}

@@ -11,6 +11,9 @@ import numpy as np
 from safetensors.numpy import load, save
 
 MAX_HEADER_BYTES = 100_000
+# What a person says of an episode; an empty label is none yet, which is not failure.
+SUCCESS, FAILURE, DISCARD = "success", "failure", "discard"
+LABELS = (SUCCESS, FAILURE, DISCARD)
 
 
 class RecordError(ValueError):
@@ -38,8 +41,19 @@ def _flag(text: str) -> bool:
     return text == "1"
 
 
+def _label(text: str) -> str:
+    if text not in ("", *LABELS):
+        raise ValueError(f"expected one of {', '.join(LABELS)} or nothing, found {text!r}")
+    return text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
 # policy/step: one control step. `decision` is 1 where a residual was sampled (it is held for some
-# steps); `final` is 1 for the state after the last step of a truncated episode.
+# steps); `final` is 1 for the state after the last step of a truncated episode. `intervention` is 1
+# where a person's command was sent instead of the policy's: `command` is that person's then.
 STEP = Schema(
     "step",
     tensors={
@@ -57,14 +71,33 @@ STEP = Schema(
         "weights_version": int,
         "decision": _flag,
         "final": _flag,
+        "intervention": _flag,
     },
 )
 
-# reward: of the step `stamp`, whose following state is `next_stamp`.
+# reward: of the step `stamp`, whose following state is `next_stamp`. `terms` are the weighted
+# shares of the terms whose `names` stand in the metadata; `missing` names terms that lacked their
+# input, without which the learner does not take the step. `label` is a person's: the record then
+# replaces the one that the episode's last step got before.
 REWARD = Schema(
     "reward",
-    tensors={"reward": ()},
-    metadata={"stamp": int, "next_stamp": int, "success": _flag, "terminated": _flag},
+    tensors={"reward": (), "terms": (None,)},
+    metadata={
+        "stamp": int,
+        "next_stamp": int,
+        "success": _flag,
+        "terminated": _flag,
+        "label": _label,
+        "names": _names,
+        "missing": _names,
+    },
+)
+
+# success/estimate: what a reward model says of the images of `stamp`; `success` once it has held.
+SUCCESS_ESTIMATE = Schema(
+    "success_estimate",
+    tensors={"probability": ()},
+    metadata={"stamp": int, "success": _flag},
 )
 
 # environment/state: what only a simulator knows of the state `stamp`; `previous_stamp` is the
@@ -84,6 +117,7 @@ EPISODE_EVENT = Schema(
         "plan": str,
         "reason": str,
         "success": _flag,
+        "label": _label,
         "last_stamp": int,
         "steps": int,
     },
@@ -110,10 +144,12 @@ class Record:
 
 
 def pack(schema: Schema, tensors: dict[str, np.ndarray] | None = None, **metadata) -> bytes:
-    """Return the record as bytes. Booleans become "0" and "1"."""
+    """Return the record as bytes. Booleans become "0" and "1", tuples of names "a,b"."""
     text = {"kind": schema.kind}
     for key in schema.metadata:
         value = metadata[key]
+        if isinstance(value, tuple):
+            value = ",".join(value)
         text[key] = str(int(value)) if isinstance(value, bool | np.bool_) else str(value)
     arrays = {
         name: np.ascontiguousarray(value, dtype=np.float32) if np.ndim(value) else

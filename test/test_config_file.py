@@ -29,7 +29,7 @@ def write(tmp_path, section):
 def test_the_example_is_the_whole_robot(tmp_path):
     nodes = parameters(build(tmp_path, config=SO101))
     assert list(nodes) == ["so101_bridge", "camera_camera1", "camera_camera2", "camera_camera3",
-                           "policy", "reward", "learner", "episode"]  # fmt: skip
+                           "policy", "reward", "learner", "console", "episode"]  # fmt: skip
     assert nodes["so101_bridge"]["robot.type"] == "so101_follower"
     assert nodes["so101_bridge"]["robot.port"] == "/dev/ttyACM0"
     assert nodes["so101_bridge"]["reset_time_s"] == 10.0
@@ -37,8 +37,12 @@ def test_the_example_is_the_whole_robot(tmp_path):
     assert nodes["policy"]["task"] == "Grab the cube"
     assert nodes["policy"]["cameras"] == ["camera1", "camera2", "camera3"]
     assert not nodes["policy"]["lockstep"]
-    assert nodes["reward"]["source"] == "label"
+    assert not nodes["reward"]["environment"]
+    assert nodes["reward"]["executed_commands"]
     assert nodes["learner"]["executed_commands"]
+    assert not nodes["episode"]["judged"]
+    assert nodes["episode"]["unlabelled"] == "wait"
+    assert nodes["console"]["robot"] == "so101_bridge"
     assert nodes["episode"]["max_steps"] == 30 * 30
     assert nodes["episode"]["episode_limit"] == 5
 

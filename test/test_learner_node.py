@@ -46,7 +46,7 @@ def test_a_lost_record_cuts_the_episode_though_the_robot_goes_on_reporting(node,
             node._on_reward(make_reward(1, tick))
     plan = EpisodePlan(episode=1, phase="train", index=0, seed=0, max_steps=4)
     blob = pack(EPISODE_EVENT, event="end", episode=1, plan=plan.to_json(), reason="terminated",
-                success=False, last_stamp=stamp_of(1, 3), steps=4)  # fmt: skip
+                success=False, label="failure", last_stamp=stamp_of(1, 3), steps=4)  # fmt: skip
     node._on_event(unpack(EPISODE_EVENT, blob))
     assert node._assembler.waiting
     heard = node._heard_at

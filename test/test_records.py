@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from residual_smolvla_ros import records
-from residual_smolvla_ros.records import REWARD, STEP, WEIGHTS, RecordError, Schema, pack, unpack
+from residual_smolvla_ros.records import (
+    STEP,
+    SUCCESS_ESTIMATE,
+    WEIGHTS,
+    RecordError,
+    Schema,
+    pack,
+    unpack,
+)
 
 SCHEMAS = [value for value in vars(records).values() if isinstance(value, Schema)]
 # The same examples in every run, and no clock.
@@ -26,14 +34,15 @@ def values_of(schema: Schema) -> tuple[dict, dict]:
     rng = np.random.default_rng(0)
     tensors = {name: np.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
     samples = {int: 12345678901234567, str: '{"text": "ä"}'}
+    samples |= {records._label: "success", records._names: ("success", "time")}
     return tensors, {key: samples.get(parse, True) for key, parse in schema.metadata.items()}
 
 
-def reward_blob(tensors=None, **metadata) -> bytes:
-    """A reward record of which anything may be replaced; None leaves it out."""
-    text = {"kind": "reward", "stamp": "1", "next_stamp": "2", "success": "0", "terminated": "1"}
+def estimate_blob(tensors=None, **metadata) -> bytes:
+    """A success_estimate record of which anything may be replaced; None leaves it out."""
+    text = {"kind": "success_estimate", "stamp": "1", "success": "0"}
     text = {k: v for k, v in (text | metadata).items() if v is not None}
-    tensors = {"reward": np.float32(1.0)} if tensors is None else tensors
+    tensors = {"probability": np.float32(1.0)} if tensors is None else tensors
     return save({name: np.asarray(value) for name, value in tensors.items()}, metadata=text)
 
 
@@ -59,30 +68,30 @@ def test_other_numbers_are_sent_as_float32():
     found = unpack(WEIGHTS, pack(WEIGHTS, {"w": matrix}, version=1, config="", progress=""))
     assert found["w"].dtype == np.float32
     np.testing.assert_array_equal(found["w"], matrix)
-    flag = pack(REWARD, {"reward": 1}, stamp=1, next_stamp=2, success=np.True_, terminated=False)
-    assert unpack(REWARD, flag).metadata["success"] is True
+    flag = pack(SUCCESS_ESTIMATE, {"probability": 1}, stamp=1, success=np.True_)
+    assert unpack(SUCCESS_ESTIMATE, flag).metadata["success"] is True
 
 
 def test_a_record_of_another_kind_is_refused():
-    with pytest.raises(RecordError, match="expected a record of kind step, found 'reward'"):
-        unpack(STEP, reward_blob())
+    with pytest.raises(RecordError, match="expected a record of kind step, found 'success_estimate'"):
+        unpack(STEP, estimate_blob())
 
 
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({}, r"expected tensors \['reward'\], found \[\]"),
-        ({"reward": np.float32(1), "more": np.float32(1)}, r"found \['more', 'reward'\]"),
-        ({"reward": np.float64(1)}, "expected float32, found float64"),
-        ({"reward": np.int32(1)}, "expected float32, found int32"),
-        ({"reward": np.ones(1, np.float32)}, r"expected shape \(\), found \(1,\)"),
-        ({"reward": np.float32(np.nan)}, "reward: expected finite values"),
-        ({"reward": np.float32(np.inf)}, "reward: expected finite values"),
+        ({}, r"expected tensors \['probability'\], found \[\]"),
+        ({"probability": np.float32(1), "more": np.float32(1)}, r"found \['more', 'probability'\]"),
+        ({"probability": np.float64(1)}, "expected float32, found float64"),
+        ({"probability": np.int32(1)}, "expected float32, found int32"),
+        ({"probability": np.ones(1, np.float32)}, r"expected shape \(\), found \(1,\)"),
+        ({"probability": np.float32(np.nan)}, "probability: expected finite values"),
+        ({"probability": np.float32(np.inf)}, "probability: expected finite values"),
     ],
 )
 def test_a_wrong_tensor_is_refused_by_its_name(tensors, message):
     with pytest.raises(RecordError, match=message):
-        unpack(REWARD, reward_blob(tensors))
+        unpack(SUCCESS_ESTIMATE, estimate_blob(tensors))
 
 
 def test_a_wrong_length_in_a_fixed_shape_is_refused():
@@ -106,32 +115,32 @@ def test_nan_in_network_weights_is_refused():
         ({"stamp": "soon"}, "metadata 'stamp'.*'soon'"),
         ({"stamp": "1.5"}, "metadata 'stamp'.*'1.5'"),
         ({"success": "yes"}, "metadata 'success': expected 0 or 1, found 'yes'"),
-        ({"kind": None}, "expected a record of kind reward, found None"),
+        ({"kind": None}, "expected a record of kind success_estimate, found None"),
     ],
 )
 def test_wrong_metadata_is_refused_by_its_key(metadata, message):
     with pytest.raises(RecordError, match=message):
-        unpack(REWARD, reward_blob(**metadata))
+        unpack(SUCCESS_ESTIMATE, estimate_blob(**metadata))
 
 
 @pytest.mark.parametrize("value", ["null", "[]", "{}", "Infinity", "NaN", "1e999"])
 def test_metadata_that_is_not_text_is_refused(value):
     """The header is JSON of anyone's making: int(None) and int(inf) raise other errors."""
-    header = f'{{"__metadata__": {{"kind": "reward", "stamp": {value}}}}}'
+    header = f'{{"__metadata__": {{"kind": "probability", "stamp": {value}}}}}'
     with pytest.raises(RecordError):
-        unpack(REWARD, with_header(header.encode()))
+        unpack(SUCCESS_ESTIMATE, with_header(header.encode()))
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 8, 20, -5, -1])
 def test_a_truncated_record_is_refused(cut):
     with pytest.raises(RecordError):
-        unpack(REWARD, reward_blob()[:cut])
+        unpack(SUCCESS_ESTIMATE, estimate_blob()[:cut])
 
 
 @pytest.mark.parametrize(
     "blob",
     [
-        reward_blob() + b"\0",
+        estimate_blob() + b"\0",
         with_header(b"{}", length=0),
         with_header(b"{}", length=3),
         with_header(b"{}", length=2**63),
@@ -147,22 +156,22 @@ def test_a_truncated_record_is_refused(cut):
 )
 def test_a_header_that_lies_is_refused(blob):
     with pytest.raises(RecordError):
-        unpack(REWARD, blob)
+        unpack(SUCCESS_ESTIMATE, blob)
 
 
 def test_a_tensor_that_claims_more_data_than_there_is_is_refused():
     tensor = {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}
-    text = {"kind": "reward", "stamp": "1", "next_stamp": "2", "success": "0", "terminated": "0"}
-    header = json.dumps({"__metadata__": text, "reward": tensor}).encode()
+    text = {"kind": "success_estimate", "stamp": "1", "success": "0"}
+    header = json.dumps({"__metadata__": text, "probability": tensor}).encode()
     with pytest.raises(RecordError, match="not safetensors"):
-        unpack(REWARD, with_header(header, bytes(4)))
+        unpack(SUCCESS_ESTIMATE, with_header(header, bytes(4)))
 
 
 @fuzz
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_record_error_only(blob):
     with pytest.raises(RecordError):
-        unpack(REWARD, blob)
+        unpack(SUCCESS_ESTIMATE, blob)
 
 
 json_values = st.recursive(
@@ -174,25 +183,25 @@ json_values = st.recursive(
 
 @fuzz
 @given(
-    metadata=json_values | st.fixed_dictionaries({"kind": st.just("reward"), "stamp": json_values}),
+    metadata=json_values | st.fixed_dictionaries({"kind": st.just("probability"), "stamp": json_values}),
     tensor=json_values,
     data=st.binary(max_size=8),
 )
 def test_random_headers_raise_record_error_only(metadata, tensor, data):
-    header = json.dumps({"__metadata__": metadata, "reward": tensor}).encode()
+    header = json.dumps({"__metadata__": metadata, "probability": tensor}).encode()
     with pytest.raises(RecordError):
-        unpack(REWARD, with_header(header, data))
+        unpack(SUCCESS_ESTIMATE, with_header(header, data))
 
 
 @fuzz
-@given(position=st.integers(0, len(reward_blob()) - 1), bits=st.integers(1, 255))
+@given(position=st.integers(0, len(estimate_blob()) - 1), bits=st.integers(1, 255))
 def test_a_damaged_byte_gives_a_valid_record_or_record_error(position, bits):
-    blob = bytearray(reward_blob())
+    blob = bytearray(estimate_blob())
     blob[position] ^= bits
     try:
-        found = unpack(REWARD, bytes(blob))
+        found = unpack(SUCCESS_ESTIMATE, bytes(blob))
     except RecordError:
         return
-    assert found["reward"].shape == ()
-    assert np.isfinite(found["reward"])
-    assert found.metadata.keys() == REWARD.metadata.keys()
+    assert found["probability"].shape == ()
+    assert np.isfinite(found["probability"])
+    assert found.metadata.keys() == SUCCESS_ESTIMATE.metadata.keys()

@@ -18,7 +18,9 @@ def stamp_of(episode: int, tick: int) -> int:
     return 1000 * episode + 10 * tick
 
 
-def make_step(episode: int, tick: int, final: bool = False, hold: int = 1) -> Record:
+def make_step(
+    episode: int, tick: int, final: bool = False, hold: int = 1, intervention: bool = False
+) -> Record:
     names = ("features", "base", "residual", "command")
     blob = pack(
         STEP,
@@ -29,19 +31,25 @@ def make_step(episode: int, tick: int, final: bool = False, hold: int = 1) -> Re
         weights_version=7,
         decision=not final and tick % hold == 0,
         final=final,
+        intervention=intervention,
     )
     return unpack(STEP, blob)
 
 
-def make_reward(episode: int, tick: int) -> Record:
+def make_reward(
+    episode: int, tick: int, bonus: float = 0.0, label: str = "", missing: tuple = ()
+) -> Record:
     stamp = stamp_of(episode, tick)
     blob = pack(
         REWARD,
-        {"reward": 10.0**tick},
+        {"reward": 10.0**tick + bonus, "terms": []},
         stamp=stamp,
         next_stamp=stamp + 10,
         success=False,
         terminated=False,
+        label=label,
+        names=(),
+        missing=missing,
     )
     return unpack(REWARD, blob)
 

@@ -1,16 +1,20 @@
 """Join the steps and rewards of episodes, which arrive on several topics in any order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from residual_smolvla_ros.learning.rollout import Episode
-from residual_smolvla_ros.records import Record
+from residual_smolvla_ros.records import DISCARD, SUCCESS, Record
 
 
 @dataclass(frozen=True)
 class EpisodeEnd:
-    """How an episode closed. `wanted` is false where the learner is not to have it."""
+    """How an episode closed. `wanted` is false where the learner is not to have it.
+
+    `open` ones wait for a person's label; with `judged`, the last step's reward is the one that
+    was given for that label.
+    """
 
     episode: int
     last_stamp: int
@@ -18,6 +22,20 @@ class EpisodeEnd:
     truncated: bool
     success: bool
     wanted: bool = True
+    open: bool = False
+    judged: str = ""
+
+    def labelled(self, label: str) -> "EpisodeEnd":
+        """Return the end of an open episode with its label."""
+        return replace(
+            self,
+            open=False,
+            judged="" if label == DISCARD else label,
+            success=label == SUCCESS,
+            # Done is done, also at the time limit. Not done there may be done a moment later.
+            truncated=self.truncated and label != SUCCESS,
+            wanted=self.wanted and label != DISCARD,
+        )
 
 
 class EpisodeAssembler:
@@ -31,7 +49,8 @@ class EpisodeAssembler:
     def __init__(self, with_executed: bool = False):
         self._with_executed = with_executed
         self._steps: dict[int, dict[int, Record]] = {}
-        self._rewards: dict[int, float] = {}
+        self._rewards: dict[int, float | None] = {}
+        self._labels: dict[int, str] = {}
         self._executed: dict[int, np.ndarray] = {}
         self._ends: list[EpisodeEnd] = []
         self._closed_episode = 0
@@ -44,10 +63,13 @@ class EpisodeAssembler:
             self._steps.setdefault(episode, {}).setdefault(record.metadata["stamp"], record)
 
     def add_reward(self, record: Record) -> None:
-        """Take a reward record; a second one of the same stamp is ignored."""
-        stamp = record.metadata["stamp"]
-        if stamp > self._closed_stamp:
-            self._rewards.setdefault(stamp, float(record["reward"]))
+        """Take a reward record; a second one of the same stamp counts only if it has a label."""
+        stamp, label = record.metadata["stamp"], record.metadata["label"]
+        if stamp > self._closed_stamp and (label or stamp not in self._rewards):
+            # Without all of its terms a reward says nothing: the episode is cut there.
+            complete = not record.metadata["missing"]
+            self._rewards[stamp] = float(record["reward"]) if complete else None
+            self._labels[stamp] = label
 
     def add_executed(self, stamp: int, command: np.ndarray) -> None:
         """Take what the robot executed in answer to a state, in LeRobot's units."""
@@ -58,18 +80,27 @@ class EpisodeAssembler:
         """Take note of an episode's end."""
         self._ends.append(end)
 
+    def add_label(self, episode: int, label: str) -> None:
+        """Close an episode that ended without a label."""
+        self._ends = [
+            end.labelled(label) if end.open and end.episode == episode else end
+            for end in self._ends
+        ]
+
     @property
     def waiting(self) -> EpisodeEnd | None:
-        """The oldest episode that has ended and still lacks records."""
-        return self._ends[0] if self._ends else None
+        """The oldest episode that has ended and still lacks records, not only a label."""
+        return self._ends[0] if self._ends and not self._ends[0].open else None
 
     def pop(self, late: bool = False) -> tuple[EpisodeEnd, Episode, int] | None:
         """Return the next wanted episode and how many of its steps were lost, or None so far.
 
-        With `late` the oldest episode is taken as it is.
+        With `late` the oldest episode is taken as it is, unless it waits for its label.
         """
         while self._ends:
             end = self._ends[0]
+            if end.open:
+                return None
             if end.wanted and not late and not self._complete(end):
                 return None
             self._ends.pop(0)
@@ -83,6 +114,8 @@ class EpisodeAssembler:
         stamps = self._played(end)
         if len(stamps) != end.steps or not all(self._has_partners(stamp) for stamp in stamps):
             return False
+        if end.judged and self._labels[end.last_stamp] != end.judged:
+            return False
         return not end.truncated or self._following(end, end.last_stamp) is not None
 
     def _has_partners(self, stamp: int) -> bool:
@@ -92,7 +125,8 @@ class EpisodeAssembler:
         records = self._steps.get(end.episode, {})
         stamps = []
         for tick, stamp in enumerate(self._played(end)):
-            if records[stamp].metadata["tick"] != tick or not self._has_partners(stamp):
+            lost = records[stamp].metadata["tick"] != tick or not self._has_partners(stamp)
+            if lost or self._rewards[stamp] is None:
                 break
             stamps.append(stamp)
         cut = len(stamps) < end.steps
@@ -111,6 +145,7 @@ class EpisodeAssembler:
                 record["residual"],
                 float(record["log_prob"]),
                 float(record["value"]),
+                record.metadata["intervention"],
             )
             if self._with_executed:
                 episode.commands.append(record["command"])
@@ -121,9 +156,12 @@ class EpisodeAssembler:
         return episode, end.steps - len(stamps)
 
     def _forget(self, end: EpisodeEnd) -> None:
-        self._closed_episode, self._closed_stamp = end.episode, end.last_stamp
+        # An episode that was stopped at once has no stamp of a last step.
+        self._closed_episode = end.episode
+        self._closed_stamp = max(self._closed_stamp, end.last_stamp)
         self._steps = {e: s for e, s in self._steps.items() if e > end.episode}
         self._rewards = {s: r for s, r in self._rewards.items() if s > end.last_stamp}
+        self._labels = {s: text for s, text in self._labels.items() if s > end.last_stamp}
         self._executed = {s: c for s, c in self._executed.items() if s > end.last_stamp}
 
     def _played(self, end: EpisodeEnd) -> list[int]:

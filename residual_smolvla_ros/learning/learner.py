@@ -90,13 +90,10 @@ class Learner:
 
     def _update(self, episodes: list[Episode]) -> dict[str, float]:
         warmup = self.counters.version < self.warmup_updates
-        batch = make_batch(episodes, self._value, self.config.gamma, self.config.gae_lambda)
-        if not self.network.normaliser.is_fitted:
-            # Fixed from here on, so that the meaning of the network's input never shifts.
-            self.network.normaliser.fit(batch.features)
-        metrics = ppo.update(
-            self.network, self.optimiser, batch, self.config, self._generator, not warmup
-        )
+        metrics = {}
+        # A person may have driven all the time: the update's turn is over, with nothing learned.
+        if any(episode.segments() for episode in episodes):
+            metrics = self._fit(episodes, warmup)
         self.counters.version += 1
         self.counters.episodes += len(episodes)
         self.counters.env_steps += sum(episode.steps for episode in episodes)
@@ -105,8 +102,19 @@ class Learner:
             "success": sum(e.success for e in episodes) / len(episodes),
             "episode_steps": sum(e.steps for e in episodes) / len(episodes),
             "warmup": float(warmup),
+            "intervened": sum(e.intervened_steps for e in episodes)
+            / max(1, sum(e.steps for e in episodes)),
         }
         return metrics | _executed_metrics(episodes)
+
+    def _fit(self, episodes: list[Episode], warmup: bool) -> dict[str, float]:
+        batch = make_batch(episodes, self._value, self.config.gamma, self.config.gae_lambda)
+        if not self.network.normaliser.is_fitted:
+            # Fixed from here on, so that the meaning of the network's input never shifts.
+            self.network.normaliser.fit(batch.features)
+        return ppo.update(
+            self.network, self.optimiser, batch, self.config, self._generator, not warmup
+        )
 
     def progress(self) -> dict[str, int]:
         """Return the counters, and after how many episodes the next ones follow."""

@@ -14,7 +14,8 @@ class Episode:
     `final_features` are those of the state after the last step, set when the episode was
     truncated: the return there is the critic's value, not zero. `commands` and `executed` hold,
     for each control step of a robot that reports it, what the policy sent and what the robot's
-    safety filter made of it, in LeRobot's units.
+    safety filter made of it, in LeRobot's units. `interventions` marks the decisions in which a
+    person drove: PPO does not learn from them.
     """
 
     features: list[np.ndarray] = field(default_factory=list)
@@ -22,15 +23,24 @@ class Episode:
     log_probs: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    interventions: list[bool] = field(default_factory=list)
     commands: list[np.ndarray] = field(default_factory=list)
     executed: list[np.ndarray] = field(default_factory=list)
     steps: int = 0
+    intervened_steps: int = 0
     final_features: np.ndarray | None = None
     weights_version: int = 0
     success: bool = False
 
     def add_step(
-        self, reward: float, decision: bool, features, residual, log_prob: float, value: float
+        self,
+        reward: float,
+        decision: bool,
+        features,
+        residual,
+        log_prob: float,
+        value: float,
+        intervention: bool = False,
     ) -> None:
         """Append one control step."""
         if decision:
@@ -39,10 +49,30 @@ class Episode:
             self.log_probs.append(log_prob)
             self.values.append(value)
             self.rewards.append(0.0)
+            self.interventions.append(intervention)
         elif not self.features:
             raise ValueError("expected an episode to begin with a decision, found a held step")
         self.rewards[-1] += reward
         self.steps += 1
+        self.intervened_steps += intervention
+
+    def segments(self) -> list[tuple[slice, np.ndarray | None]]:
+        """Return the runs of decisions that the policy made, and the features that follow each.
+
+        The state in which a person took over cuts a run as a time limit does: what the person
+        earned from there is not the policy's. After a run that ended with the episode come
+        `final_features`.
+        """
+        runs, start = [], None
+        for index, intervened in enumerate([*self.interventions, True]):
+            if not intervened and start is None:
+                start = index
+            elif intervened and start is not None:
+                ended = index == len(self.features)
+                after = self.final_features if ended else self.features[index]
+                runs.append((slice(start, index), after))
+                start = None
+        return runs
 
     @property
     def episode_return(self) -> float:
@@ -90,30 +120,33 @@ def make_batch(episodes: list[Episode], value_function, gamma: float, lam: float
     `value_function` maps features (n, size) to values (n,): it bootstraps truncated episodes.
     Raises ValueError if there is no decision, or a number that is not finite.
     """
-    episodes = [episode for episode in episodes if episode.features]
-    if not episodes:
+    segments = [(e, rows, after) for e in episodes for rows, after in e.segments()]
+    if not segments:
         raise ValueError("expected a rollout of at least one decision, found none")
     advantages, returns = [], []
-    for episode in episodes:
+    for episode, rows, after in segments:
         last_value = 0.0
-        if episode.final_features is not None:
-            final = torch.from_numpy(np.asarray(episode.final_features)).unsqueeze(0)
+        if after is not None:
+            final = torch.from_numpy(np.asarray(after)).unsqueeze(0)
             last_value = float(value_function(final)[0])
-        values = np.asarray(episode.values)
+        values = np.asarray(episode.values[rows])
         advantage = generalised_advantages(
-            np.asarray(episode.rewards), values, last_value, gamma, lam
+            np.asarray(episode.rewards[rows]), values, last_value, gamma, lam
         )
         advantages.append(advantage)
         returns.append(advantage + values)
 
-    def tensor(rows) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(rows, dtype=np.float32))
+    def tensor(values) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+    def joined(name: str) -> torch.Tensor:
+        return tensor(np.concatenate([getattr(e, name)[rows] for e, rows, _ in segments]))
 
     batch = Batch(
-        features=tensor(np.concatenate([np.stack(e.features) for e in episodes])),
-        residuals=tensor(np.concatenate([np.stack(e.residuals) for e in episodes])),
-        log_probs=tensor(np.concatenate([e.log_probs for e in episodes])),
-        values=tensor(np.concatenate([e.values for e in episodes])),
+        features=joined("features"),
+        residuals=joined("residuals"),
+        log_probs=joined("log_probs"),
+        values=joined("values"),
         advantages=tensor(np.concatenate(advantages)),
         returns=tensor(np.concatenate(returns)),
     )

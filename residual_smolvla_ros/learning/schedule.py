@@ -8,6 +8,8 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 
+from residual_smolvla_ros.records import DISCARD
+
 HELD_OUT_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
 TRAINING_SEED = 10_000_000
@@ -51,7 +53,11 @@ class EpisodePlan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an episode went: a line of `episodes.jsonl`."""
+    """How an episode went: a line of `episodes.jsonl`.
+
+    `label` says what it counts as, `reason` why it ended; `terms` holds the summed share of each
+    reward term. One that was discarded is played again.
+    """
 
     episode: int
     phase: str
@@ -63,6 +69,9 @@ class Outcome:
     episode_return: float
     reason: str
     wall_s: float
+    label: str = ""
+    intervened_steps: int = 0
+    terms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,9 +95,13 @@ class Schedule:
     training_episodes: int = 0
     env_steps: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
+    last_episode: int = 0
 
     def record(self, outcome: Outcome) -> None:
         """Take note of a finished episode."""
+        self.last_episode = max(self.last_episode, outcome.episode)
+        if outcome.label == DISCARD:
+            return
         self.outcomes.append(outcome)
         if outcome.phase in TRAINING_PHASES:
             self.training_episodes += 1
@@ -178,9 +191,8 @@ class Schedule:
         return 0
 
     def _plan(self, phase: str, index: int, seed: int, **settings) -> EpisodePlan:
-        episode = 1 + max((o.episode for o in self.outcomes), default=0)
         return EpisodePlan(
-            episode=episode,
+            episode=self.last_episode + 1,
             phase=phase,
             index=index,
             seed=seed,

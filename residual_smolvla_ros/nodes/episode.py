@@ -1,19 +1,22 @@
-"""Node `episode`: starts, times and ends episodes, asks for resets, keeps the run's results.
+"""Node `episode`: starts, times, ends and labels episodes, asks for resets, keeps the results.
 
 It follows the schedule (base evaluation, training, validation, final evaluation), writes each
-outcome to `<output>/episodes.jsonl`, and ends the pipeline with the report.
+outcome to `<output>/episodes.jsonl`, and ends the pipeline with the report. An episode that ended
+without a judge's word waits for a person's before anything else goes on.
 """
 
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from residual_smolvla_ros.learning.schedule import EpisodePlan, Outcome, Schedule
+from residual_smolvla_ros.learning.labelling import WAIT, Labelling
+from residual_smolvla_ros.learning.schedule import Outcome, Schedule
+from residual_smolvla_ros.learning.session import Listeners, Session
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
     PipelineNode,
@@ -24,18 +27,18 @@ from residual_smolvla_ros.nodes.common import (
     main as run,
 )
 from residual_smolvla_ros.nodes.images import from_image_message
-from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, WEIGHTS, Record, pack
+from residual_smolvla_ros.nodes.scene_reset import SceneReset
+from residual_smolvla_ros.records import EPISODE_EVENT, LABELS, REWARD, WEIGHTS, Record, pack
 from residual_smolvla_ros.reporting.report import format_table, write_report
 from residual_smolvla_ros.reporting.results import (
     append_outcome,
+    last_episode,
     read_outcomes,
     save_frames,
     write_run,
 )
 
-RESET_RETRY_S = 0.02
-# A reset that a person takes part in is asked about less and less often.
-RESET_RETRY_MAX_S = 0.5
+TURN_S = 0.02
 STALL_S = 30.0
 # A node's publisher is there once it has loaded what it needs.
 NEEDED_TOPICS = {"joint_trajectory": "policy", "reward": "reward"}
@@ -53,27 +56,42 @@ class EpisodeNode(PipelineNode):
         self._resume = self.parameter("resume", False, "go on with the run in output")
         self._trains = self.parameter("train", True, "train between the evaluations")
         base = self.parameter("base_checkpoint", "", "the base, for the report")
-        self._schedule = self._make_schedule()
-        write_run(self._output, {"seed": self._schedule.seed, "base_checkpoint": base})
-        self._plan: EpisodePlan | None = None
-        self._active_now = False
-        self._resetting = False
-        self._retry_at, self._retry_pause = 0.0, RESET_RETRY_S
-        self._version: int | None = None if self._trains else -1
-        self._progress_at = time.monotonic()
-        self._start_wall = time.monotonic()
+        judged = self.parameter(
+            "judged", True, "whether a simulator knows failure too: no label is waited for"
+        )
+        unlabelled = self.parameter(
+            "unlabelled", WAIT, "what becomes of an episode without label: wait, failure, discard"
+        )
+        label_time = self.parameter(
+            "label_time_s", 5.0, "how long a label is waited for, where `unlabelled` is not wait"
+        )
+        autostart = self.parameter("autostart", True, "begin without episode/start")
+        self._session = Session(
+            self._make_schedule(),
+            Labelling(unlabelled, label_time),
+            Listeners(self._publish_event, self._publish_active, self._keep),
+            judged=judged,
+            trains=self._trains,
+            paused=not autostart,
+        )
+        seed = self._session.schedule.seed
+        write_run(self._output, {"seed": seed, "base_checkpoint": base})
         self._frames: list = []
-        self._following_stamp = 0
-        self._reset_count = self._ended_reset_count = 0
+        self._state = ""
 
         self._events = self.record_publisher("episode/event")
         self._active = self.create_publisher(Bool, "episode/active", LATCHED_QOS)
-        self._reset = self.create_client(Trigger, "reset_environment")
+        self._reset = SceneReset(self, self._on_scene_set, self._on_scene_awaited)
         self.record_subscription(REWARD, "reward", self._on_reward)
         self.record_subscription(WEIGHTS, "learner/weights", self._on_weights, LATCHED_QOS)
         self.create_subscription(Image, "spectator/image_raw", self._on_frame, image_qos(True))
-        self.create_service(Trigger, "episode/stop", self._on_stop)
-        self._retry = self.create_timer(RESET_RETRY_S, self._on_retry)
+        self.create_subscription(Bool, "intervention/active", self._on_intervention, LATCHED_QOS)
+        self._states = self.create_publisher(String, "episode/state", LATCHED_QOS)
+        requests = {"start": self._session.start, "stop": self._session.stop}
+        requests |= {label: partial(self._session.label, label) for label in LABELS}
+        for name, request in requests.items():
+            self.create_service(Trigger, f"episode/{name}", partial(self._on_request, request))
+        self.create_timer(TURN_S, self._go_on)
         self.create_timer(1.0, self._watch)
 
     def _make_schedule(self) -> Schedule:
@@ -96,160 +114,124 @@ class EpisodeNode(PipelineNode):
     # -- the life of an episode -------------------------------------------------------------
 
     def _on_weights(self, record: Record) -> None:
-        first = self._version is None
-        self._version = record.metadata["version"]
-        if first:
-            progress = json.loads(record.metadata["progress"])
-            self._schedule.episodes_per_update = progress["episodes_per_update"]
-            self._schedule.warmup_updates = progress["warmup_updates"]
-            self._schedule.training_episodes = progress["episodes"]
-            self._schedule.env_steps = progress["env_steps"]
-            if self._resume:
-                self._restore(progress["episodes"])
+        first = self._session.take_weights(record.metadata["version"], record.metadata["progress"])
+        if first and self._resume:
+            # Training episodes after the checkpoint are played again.
+            trained = self._session.schedule.training_episodes
+            outcomes = read_outcomes(self._output, trained)
+            self._session.restore(outcomes, last_episode(self._output))
 
-    def _restore(self, training_episodes: int) -> None:
-        """Take the outcomes of the run so far; training episodes after the checkpoint replay."""
-        self._schedule.outcomes = read_outcomes(self._output, training_episodes)
-        self._start_wall -= max((o.wall_s for o in self._schedule.outcomes), default=0.0)
-
-    def _on_retry(self) -> None:
-        """Prepare the next episode as soon as the weights for it are there."""
-        too_early = time.monotonic() < self._retry_at
-        if self._active_now or self._resetting or too_early or self._missing():
-            return
-        if self._plan is None:
-            plan = self._schedule.next()
-            if plan is None:
+    def _go_on(self) -> None:
+        """Prepare the next episode as soon as all that it needs is there."""
+        if not self._missing():
+            try:
+                if self._session.prepare():
+                    self._reset.ask()
+            except StopIteration:
                 self._finish()
-            if self._trains and plan.weights_version > self._version:
-                return  # the learner is updating
-            self._plan = plan
-            self._publish_event("prepare")
-        if self._reset.service_is_ready():
-            self._resetting = True
-            self._reset.call_async(Trigger.Request()).add_done_callback(self._on_reset)
+        self._publish_state()
 
     def _missing(self) -> str:
         """Return what an episode cannot start without and is not there yet."""
-        if self._version is None:
+        if self._session.version is None:
             return "weights from the learner (learner/weights)"
         for topic, node in NEEDED_TOPICS.items():
             if not self.count_publishers(topic):
                 return f"the node {node} ({topic})"
         return ""
 
-    def _on_reset(self, future) -> None:
-        self._resetting = False
-        response = future.result()
-        if not response.success:
-            # The timer asks again: a robot's reset goes on for as long as it says no.
-            self._retry_at = time.monotonic() + self._retry_pause
-            if self._retry_pause == RESET_RETRY_MAX_S:
-                # A warning, so that the person who is waited for sees it.
-                self.get_logger().warning(f"reset: {response.message}", throttle_duration_sec=5.0)
-                self._progress_at = time.monotonic()
-            self._retry_pause = min(2 * self._retry_pause, RESET_RETRY_MAX_S)
-            return
-        self._retry_pause = RESET_RETRY_S
-        self._steps = 0
-        self._return = 0.0
+    def _on_scene_set(self) -> None:
         self._frames = []
-        self._active_now = True
-        self._progress_at = time.monotonic()
-        self._active.publish(Bool(data=True))
+        self._session.begin()
+        self._publish_state()
+
+    def _on_scene_awaited(self, message: str) -> None:
+        # A warning, so that the person who is waited for sees it.
+        self.get_logger().warning(f"reset: {message}", throttle_duration_sec=5.0)
+        self._session.progress_at = time.monotonic()
 
     def _on_reward(self, record: Record) -> None:
-        # Each reward follows on the one before, up to a reset. Those that were still under way
-        # when an episode ended go on from it, and are not the next one's.
-        if record.metadata["stamp"] != self._following_stamp:
-            self._reset_count += 1
-        self._following_stamp = record.metadata["next_stamp"]
-        if not self._active_now or self._reset_count == self._ended_reset_count:
-            return
-        self._steps += 1
-        self._return += float(record["reward"])
-        self._last_stamp = record.metadata["stamp"]
-        self._progress_at = time.monotonic()
-        self.tally("steps")
-        if record.metadata["terminated"]:
-            self._end("terminated", record.metadata["success"])
-        elif self._steps >= self._plan.max_steps:
-            self._end("truncated", record.metadata["success"])
+        self.tally("rewards")
+        self._session.take_reward(record)
+        if not self._session.running:
+            self._go_on()
 
-    def _end(self, reason: str, success: bool) -> None:
-        self._active_now = False
-        self._ended_reset_count = self._reset_count
-        self._active.publish(Bool(data=False))
-        self._publish_event("end", reason, success, self._last_stamp, self._steps)
-        outcome = Outcome(
-            episode=self._plan.episode,
-            phase=self._plan.phase,
-            index=self._plan.index,
-            seed=self._plan.seed,
-            weights_version=self._plan.weights_version,
-            steps=self._steps,
-            success=success,
-            episode_return=self._return,
-            reason=reason,
-            wall_s=time.monotonic() - self._start_wall,
-        )
-        append_outcome(self._output, outcome)
-        if self._plan.spectator:
-            save_frames(self._output, self._plan.phase, self._frames)
-        self._schedule.record(outcome)
-        self._plan = None
-        self.tally("episodes")
-        self._on_retry()
-
-    def _on_stop(self, request: Trigger.Request, response: Trigger.Response):
-        response.success = self._active_now and self._steps > 0
-        response.message = "stopped" if response.success else "no episode is running"
-        if response.success:
-            self._end("stopped", False)
+    def _on_request(self, request, _, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = request()
+        self._go_on()
         return response
 
+    def _on_intervention(self, message: Bool) -> None:
+        self._session.person_drives = message.data
+
     def _on_frame(self, message: Image) -> None:
-        if self._active_now and self._plan.spectator:
+        if self._session.running and self._session.plan.spectator:
             self._frames.append(from_image_message(message))
 
-    def _publish_event(
-        self, event: str, reason="", success=False, last_stamp: int = 0, steps: int = 0
-    ) -> None:
-        blob = pack(
-            EPISODE_EVENT,
-            event=event,
-            episode=self._plan.episode,
-            plan=self._plan.to_json(),
-            reason=reason,
-            success=success,
-            last_stamp=last_stamp,
-            steps=steps,
-        )
-        self._events.publish(to_message(blob))
+    # -- what the session says --------------------------------------------------------------
+
+    def _publish_event(self, fields: dict) -> None:
+        self._events.publish(to_message(pack(EPISODE_EVENT, **fields)))
+
+    def _publish_active(self, active: bool) -> None:
+        self._active.publish(Bool(data=active))
+
+    def _keep(self, outcome: Outcome) -> None:
+        append_outcome(self._output, outcome)
+        if self._session.plan.spectator:
+            save_frames(self._output, outcome.phase, self._frames)
+        self.tally("episodes")
+
+    def _publish_state(self) -> None:
+        state = self._describe_state()
+        if state != self._state:
+            self._state = state
+            self._states.publish(String(data=state))
+
+    def _describe_state(self) -> str:
+        """Return what a person who looks on wants to know."""
+        session = self._session
+        if session.running:
+            return "running"
+        if session.labelling.is_open:
+            return "unlabelled"
+        if session.paused:
+            return "paused"
+        if self._missing():
+            return "starting"
+        return "resetting" if session.plan is not None else "updating"
 
     # -- supervision ------------------------------------------------------------------------
 
     def _waiting_for(self) -> str:
         if self._missing():
             return self._missing()
-        if not self._active_now:
-            if not self._reset.service_is_ready():
+        session = self._session
+        if session.labelling.awaits_label:
+            return "a label: episode/success, failure or discard"
+        if session.labelling.is_open:
+            return "the label's reward: is the node reward running?"
+        if session.paused:
+            return "episode/start"
+        if not session.running:
+            if not self._reset.is_there:
                 return "the service reset_environment"
             return "weights from the learner (an update), or a reset"
         return "rewards: is every node of policy, reward and the robot running?"
 
     def _watch(self) -> None:
         # Where nobody draws a progress bar (ros2 launch), this line is what a person sees.
-        schedule = self._schedule
+        schedule = self._session.schedule
         recent = schedule.outcomes[-20:]
         if recent:
             self.get_logger().info(
                 f"{recent[-1].phase}: episode {recent[-1].episode}, {schedule.env_steps} of "
                 f"{schedule.total_steps} training steps, success of the last {len(recent)}: "
-                f"{sum(o.success for o in recent) / len(recent):.2f}, update {self._version}",
+                f"{sum(o.success for o in recent) / len(recent):.2f}, "
+                f"update {self._session.version}",
                 throttle_duration_sec=10.0,
             )
-        stalled = time.monotonic() - self._progress_at
+        stalled = time.monotonic() - self._session.progress_at
         if stalled > STALL_S:
             self.get_logger().warning(
                 f"waiting for {self._waiting_for()} since {stalled:.0f} s",
@@ -258,14 +240,16 @@ class EpisodeNode(PipelineNode):
 
     def status(self):
         """Report the phase and the episode."""
+        plan, schedule = self._session.plan, self._session.schedule
         values = {
-            "phase": self._plan.phase if self._plan else "",
-            "training_episodes": str(self._schedule.training_episodes),
-            "env_steps": str(self._schedule.env_steps),
+            "phase": plan.phase if plan else "",
+            "training_episodes": str(schedule.training_episodes),
+            "env_steps": str(schedule.env_steps),
         }
-        return DiagnosticStatus.OK, self._plan.phase if self._plan else "waiting", values
+        return DiagnosticStatus.OK, self._describe_state(), values
 
     def _finish(self) -> None:
+        self._states.publish(String(data="done"))
         self._events.wait_for_all_acked()
         self.get_logger().info(format_table(write_report(self._output)))
         raise SystemExit(0)

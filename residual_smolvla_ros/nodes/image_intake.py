@@ -55,7 +55,7 @@ class ImageIntake:
         self._on_image = on_image
         self._messages: dict[str, bytes] = {}
         self._stamps: dict[str, int] = {}
-        self._pixels: dict[str, np.ndarray] = {}
+        self._pixels: dict[str, dict[int, np.ndarray]] = {}  # by the factor they are reduced by
         for name, place in self._topics.items():
             node.create_subscription(
                 self._type,
@@ -117,17 +117,25 @@ class ImageIntake:
 
         Raises ValueError if there is none yet or it cannot be decoded.
         """
-        if name in self._pixels:
-            return self._pixels[name]
+        return self.reduced(name, 1)
+
+    def reduced(self, name: str, factor: int) -> np.ndarray:
+        """Return `pixels` with width and height reduced by a factor of 1, 2, 4 or 8, rounded up.
+
+        A JPEG is decoded at that size; of other images each factor-th pixel is taken.
+        """
+        decoded = self._pixels.setdefault(name, {})
+        if factor in decoded:
+            return decoded[factor]
         topic = self._topics[name]
         if name not in self._messages:
             raise ValueError(f"{topic}: expected an image, found none yet")
         try:
-            pixels = self._decode(deserialize_message(self._messages[name], self._type))
+            message = deserialize_message(self._messages[name], self._type)
+            decoded[factor] = self._decode(message, factor)
         except Exception as error:  # rclpy has an error of its own for what does not deserialise
             raise ValueError(f"{topic}: {' '.join(str(error).split())}") from None
-        self._pixels[name] = pixels
-        return pixels
+        return decoded[factor]
 
 
 def read_stamp(message: bytes) -> int:

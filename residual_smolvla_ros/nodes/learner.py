@@ -27,7 +27,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, WEIGHTS, Record, pack
+from residual_smolvla_ros.records import DISCARD, EPISODE_EVENT, REWARD, STEP, WEIGHTS, Record, pack
 from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
 # Records of an episode come on three topics; what is missing when all are silent is lost.
@@ -122,6 +122,9 @@ class LearnerNode(PipelineNode):
         )
 
     def _on_event(self, record: Record) -> None:
+        if record.metadata["event"] == "label":
+            self._assembler.add_label(record.metadata["episode"], record.metadata["label"])
+            self._take_episodes()
         if record.metadata["event"] != "end":
             return
         plan = EpisodePlan.from_json(record.metadata["plan"])
@@ -129,9 +132,10 @@ class LearnerNode(PipelineNode):
             episode=plan.episode,
             last_stamp=record.metadata["last_stamp"],
             steps=record.metadata["steps"],
-            truncated=record.metadata["reason"] != "terminated",
+            truncated=record.metadata["reason"] in ("truncated", "stopped"),
             success=record.metadata["success"],
-            wanted=plan.is_training,
+            wanted=plan.is_training and record.metadata["label"] != DISCARD,
+            open=not record.metadata["label"],
         )
         self._assembler.add_end(end)
         self._take_episodes()

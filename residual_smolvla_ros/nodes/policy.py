@@ -1,5 +1,7 @@
 """Node `policy`: frozen SmolVLA and residual, one command for each `joint_states` message."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from builtin_interfaces.msg import Duration
@@ -22,6 +24,8 @@ from residual_smolvla_ros.nodes.common import (
     main as run,
 )
 from residual_smolvla_ros.nodes.image_intake import ImageIntake
+from residual_smolvla_ros.nodes.intervention import Intervention
+from residual_smolvla_ros.nodes.policy_views import PolicyViews
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig
@@ -90,8 +94,8 @@ class PolicyNode(PipelineNode):
 
         self._commands = self.create_publisher(JointTrajectory, "joint_trajectory", CONTROL_QOS)
         self._steps = self.record_publisher("policy/step")
-        self._base_actions = self.create_publisher(JointState, "policy/base_action", 1)
-        self._residual_actions = self.create_publisher(JointState, "policy/residual_action", 1)
+        self._views = PolicyViews(self, self._joint_names)
+        self._person = Intervention(self, self._joint_names, self._why_no_takeover)
         # In this order: an executor serves what is ready at the same time in order of creation.
         self.record_subscription(WEIGHTS, "learner/weights", self._on_weights, LATCHED_QOS)
         self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
@@ -116,6 +120,11 @@ class PolicyNode(PipelineNode):
 
     def _on_active(self, message: Bool) -> None:
         self._active = message.data
+        if not message.data:
+            self._person.end()
+
+    def _why_no_takeover(self) -> str:
+        return "" if self._active and self._plan is not None else "no episode is running"
 
     def _on_environment(self, record: Record) -> None:
         self._environment = record
@@ -163,15 +172,21 @@ class PolicyNode(PipelineNode):
         if self._policy.tick >= self._plan.max_steps:
             self._finish(stamp, state, extra)
             return
-        if not self._images.fit(stamp, self._policy.needs_plan):
+        if self._person.switch(stamp / 1e9, lerobot_to_rad(state, self._joint_names)):
+            self._policy.replan()
+        # A person needs no plan, but features do: the one of before will do.
+        needs_plan = self._policy.needs_plan and not (self._person.drives and self._policy.has_plan)
+        if not self._images.fit(stamp, needs_plan):
             self._tell_images(stamp)
             return
-        if self._policy.needs_plan and not self._plan_chunk(state):
+        if needs_plan and not self._plan_chunk(state):
             return
-        step = self._policy.step(state, extra)
-        self._publish_command(message, stamp, step)
-        self._publish_step(stamp, step)
-        self._publish_views(message, step)
+        step, positions, intervention = self._step(stamp / 1e9, state, extra)
+        self._publish_command(message, stamp, positions)
+        self._publish_step(stamp, step, intervention=intervention)
+        if not intervention:
+            base = self._policy.base.unnormalise_action(step.base)
+            self._views.publish(message.header.stamp, base, positions)
 
     def _begin(self) -> bool:
         """Begin the prepared episode with the weights that it asks for; False until then."""
@@ -188,6 +203,7 @@ class PolicyNode(PipelineNode):
         if self._policy.network is None or plan.weights_version > self._policy.version:
             self._waiting_for = f"weights of version {plan.weights_version}"
             return False
+        self._person.end()
         self._policy.begin_episode(plan.seed, plan.max_steps, plan.use_residual, plan.explore)
         self._plan, self._next_plan = plan, None
         return True
@@ -228,8 +244,24 @@ class PolicyNode(PipelineNode):
                 f"no command: waiting for {self._waiting_for}", throttle_duration_sec=5.0
             )
 
-    def _publish_command(self, message: JointState, stamp: int, step: PolicyStep) -> None:
-        positions = lerobot_to_rad(step.command, self._joint_names)
+    def _step(
+        self, now: float, state: np.ndarray, extra: dict[str, np.ndarray]
+    ) -> tuple[PolicyStep, np.ndarray, bool]:
+        """Return the step, the positions to command in rad, and whether a person has a hand in."""
+        if self._person.drives:
+            positions = self._person.command(now)
+            command = rad_to_lerobot(positions, self._joint_names)
+            return self._policy.follow(command, state, extra), positions, True
+        step = self._policy.step(state, extra)
+        positions, blended = self._person.blend(
+            now, lerobot_to_rad(step.command, self._joint_names)
+        )
+        if blended:
+            self._policy.interrupt()
+            step = replace(step, command=rad_to_lerobot(positions, self._joint_names))
+        return step, positions, blended
+
+    def _publish_command(self, message: JointState, stamp: int, positions: np.ndarray) -> None:
         point = JointTrajectoryPoint(positions=positions.tolist())
         point.time_from_start = Duration(nanosec=self._period_ns)
         command = JointTrajectory(joint_names=self._joint_names, points=[point])
@@ -239,7 +271,9 @@ class PolicyNode(PipelineNode):
         self._waiting_for = "joint_states"
         self.tally("commands")
 
-    def _publish_step(self, stamp: int, step: PolicyStep, final: bool = False) -> None:
+    def _publish_step(
+        self, stamp: int, step: PolicyStep, final: bool = False, intervention: bool = False
+    ) -> None:
         names = ("features", "base", "residual", "command", "log_prob", "value")
         blob = pack(
             STEP,
@@ -250,6 +284,7 @@ class PolicyNode(PipelineNode):
             weights_version=self._policy.version,
             decision=step.decision,
             final=final,
+            intervention=intervention,
         )
         self._steps.publish(to_message(blob))
 
@@ -274,28 +309,12 @@ class PolicyNode(PipelineNode):
     def status(self):
         """Report what the next command waits for, and how old the images are."""
         values = {"weights_version": str(self._policy.version), "active": str(self._active)}
+        values["driver"] = "person" if self._person.drives else "policy"
         oldest = self._images.oldest_stamp()
         if oldest is not None and not self._lockstep:
             age = self.get_clock().now().nanoseconds - oldest
             values["image_age_ms"] = f"{age / 1e6:.0f}"
         return DiagnosticStatus.OK, f"waiting for {self._waiting_for}", values
-
-    def _publish_views(self, message: JointState, step: PolicyStep) -> None:
-        """Publish base and residual, in rad, for those who look on."""
-        watched = [self._base_actions, self._residual_actions]
-        if not any(publisher.get_subscription_count() for publisher in watched):
-            return
-        names = self._joint_names
-        base = lerobot_to_rad(self._policy.base.unnormalise_action(step.base), names)
-        self._publish_view(self._base_actions, message, base)
-        residual = lerobot_to_rad(step.command, names) - base
-        self._publish_view(self._residual_actions, message, residual)
-
-    def _publish_view(self, publisher, message: JointState, position: np.ndarray) -> None:
-        view = JointState(name=self._joint_names, position=position.tolist())
-        view.velocity = view.effort = [0.0] * len(position)
-        view.header.stamp = message.header.stamp
-        publisher.publish(view)
 
 
 def main(args=None) -> None:

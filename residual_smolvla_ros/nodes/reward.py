@@ -1,84 +1,227 @@
-"""Node `reward`: the reward, success and termination of every control step."""
+"""Node `reward`: the reward, success and termination of every control step, term by term."""
 
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
-from std_srvs.srv import Trigger
 
 from residual_smolvla_ros.errors import ConfigError
-from residual_smolvla_ros.nodes.common import PipelineNode, to_message
+from residual_smolvla_ros.nodes.common import (
+    RECORD_QOS,
+    PipelineNode,
+    state_qos,
+    to_message,
+    to_nanoseconds,
+)
 from residual_smolvla_ros.nodes.common import main as run
-from residual_smolvla_ros.records import ENVIRONMENT_STATE, REWARD, STEP, Record, pack
-from residual_smolvla_ros.rewards.environment import EnvironmentReward
-from residual_smolvla_ros.rewards.label import FAILURE, SUCCESS, LabelReward
-from residual_smolvla_ros.rewards.step_reward import StepReward
+from residual_smolvla_ros.nodes.image_intake import ImageIntake
+from residual_smolvla_ros.records import (
+    DISCARD,
+    ENVIRONMENT_STATE,
+    EPISODE_EVENT,
+    REWARD,
+    STEP,
+    SUCCESS,
+    SUCCESS_ESTIMATE,
+    Record,
+    pack,
+)
+from residual_smolvla_ros.rewards.composition import Shares, make_reward
+from residual_smolvla_ros.rewards.join import TransitionJoin
+from residual_smolvla_ros.rewards.term import RobotDescription
+from residual_smolvla_ros.rewards.transition import Frame, NotReady, Pose, Transition
+from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad
+
+# Steps that a late label may go back to; between an episode's end and its label few are played.
+KEPT = 256
+# Terms see images at a quarter of their width and height.
+REDUCE = 4
 
 
 class RewardNode(PipelineNode):
     """Answer each step with its reward once the following state is known."""
 
     def __init__(self):
-        super().__init__("reward")
-        bonus = self.parameter("success_bonus", 1.0, "reward added to the step that succeeds")
-        source = self.parameter(
-            "source", "environment", "environment: what a simulator says; label: a person's labels"
+        super().__init__("reward", automatically_declare_parameters_from_overrides=True)
+        environment = self.parameter(
+            "environment", True, "whether a simulator publishes environment/state"
         )
+        executed = self.parameter(
+            "executed_commands", False, "whether the robot reports what it executed"
+        )
+        self._joint_names = tuple(
+            self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
+        )
+        cameras = self.parameter("cameras", ["front", "wrist"], "cameras that the robot has")
+        rate = self.parameter("rate_hz", 30.0, "control rate of the robot")
+        lockstep = self.parameter("lockstep", True, "whether the simulator waits for commands")
+        terms = self.group("terms") or _default_terms(environment)
+        robot = RobotDescription(self._joint_names, period_s=1.0 / rate)
+        self._reward = make_reward(terms, robot, cameras)
+        self._check_inputs(environment, executed)
+        self._join = TransitionJoin(self._reward.needs, environment)
+        self._judged: dict[int, tuple[Transition, Shares]] = {}
+        self._first_stamp, self._estimated = 0, False
+        self._poses: dict[str, Pose] = {}
+
         self._rewards = self.record_publisher("reward")
         self._values = self.create_publisher(Float32, "reward/value", 1)
-        if source == "environment":
-            self._environment_reward = EnvironmentReward(success_bonus=bonus)
-            self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_state)
-        elif source == "label":
-            self._label_reward = LabelReward(success_bonus=bonus)
-            self._step: Record | None = None  # whose following state is not known yet
-            self._label: str | None = None
-            self._ended_episode = -1
+        self._shares = [
+            self.create_publisher(Float32, f"reward/terms/{name}", 1) for name in self._reward.names
+        ]
+        self._subscribe(environment, state_qos(lockstep))
+        # Declared in any case, so that a parameter file may hold them.
+        self._images = ImageIntake(self, self._reward.cameras, lockstep)
+        self._frames = {name: partial(self._frame, name) for name in self._reward.cameras}
+
+    def _check_inputs(self, environment: bool, executed: bool) -> None:
+        there = {"environment": environment, "executed": executed}
+        for need, is_there in there.items():
+            if need in self._reward.needs and not is_there:
+                names = [n for n, term in self._reward.terms.items() if need in term.needs]
+                what = "a simulator" if need == "environment" else "a robot with executed_command"
+                raise ConfigError(f"terms {', '.join(names)}: expected {what}, found none")
+
+    def _subscribe(self, environment: bool, joint_qos) -> None:
+        needs = self._reward.needs
+        if environment:
+            self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_environment)
+        if "step" in needs or not environment:
             self.record_subscription(STEP, "policy/step", self._on_step)
-            for label in (SUCCESS, FAILURE):
-                self.create_service(
-                    Trigger,
-                    f"episode/{label}",
-                    lambda request, response, label=label: self._on_label(label, response),
+        if "joints" in needs:
+            self.create_subscription(JointState, "joint_states", self._on_state, joint_qos)
+        if "executed" in needs:
+            self.create_subscription(JointState, "executed_command", self._on_executed, RECORD_QOS)
+        for topic in self._reward.pose_topics:
+            self.create_subscription(PoseStamped, topic, partial(self._on_pose, topic), 1)
+        self.record_subscription(SUCCESS_ESTIMATE, "success/estimate", self._on_estimate)
+        self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
+
+    # -- what comes in ----------------------------------------------------------------------
+
+    def _on_environment(self, record: Record) -> None:
+        self._join.add_environment(record)
+        self._answer()
+
+    def _on_step(self, record: Record) -> None:
+        self._join.add_step(record, lerobot_to_rad(record["command"], self._joint_names))
+        self._answer()
+
+    def _on_state(self, message: JointState) -> None:
+        values = [self._ordered(message, v) for v in (message.position, message.velocity)]
+        effort = self._ordered(message, message.effort)
+        self._join.add_state(to_nanoseconds(message.header.stamp), *values, effort)
+        self._answer()
+
+    def _on_executed(self, message: JointState) -> None:
+        position = self._ordered(message, message.position)
+        self._join.add_executed(to_nanoseconds(message.header.stamp), position)
+        self._answer()
+
+    def _ordered(self, message: JointState, values) -> np.ndarray | None:
+        """Return values by joint in the order of `joint_names`; None where they are left out."""
+        if not values:
+            return None
+        found = dict(zip(message.name, values, strict=False))
+        if not found.keys() >= set(self._joint_names):
+            # No later message will mend this: the robot and `joint_names` do not match.
+            raise ConfigError(f"expected joints {list(self._joint_names)}, found {list(found)}")
+        return np.array([found[name] for name in self._joint_names])
+
+    def _on_pose(self, topic: str, message: PoseStamped) -> None:
+        at, header = message.pose.position, message.header
+        self._poses[topic] = Pose(
+            header.frame_id, to_nanoseconds(header.stamp), np.array([at.x, at.y, at.z])
+        )
+
+    def _frame(self, camera: str) -> Frame:
+        stamp = self._images.stamp(camera)
+        if stamp is None:
+            raise NotReady(f"camera {camera}: expected an image, found none yet")
+        try:
+            return Frame(stamp, self._images.reduced(camera, REDUCE))
+        except ValueError as error:
+            raise NotReady(str(error)) from None
+
+    def _on_estimate(self, record: Record) -> None:
+        if record.metadata["success"] and record.metadata["stamp"] >= self._first_stamp:
+            self._estimated = True
+
+    # -- what goes out ----------------------------------------------------------------------
+
+    def _answer(self) -> None:
+        """Publish the reward of every step that is known by now."""
+        extra = {"frames": self._frames, "poses": self._poses}
+        while (transition := self._join.pop(**extra)) is not None:
+            if transition.tick == 0:
+                self._first_stamp, self._estimated = transition.stamp, False
+            state = transition.environment
+            if self._estimated or (state is not None and state.metadata["success"]):
+                transition = replace(transition, success=True)
+            shares = self._reward(transition)
+            for name in shares.missing:
+                self.tally(f"missing_{name}")
+                self.get_logger().warning(
+                    f"term {self._reward.problems[name]}: the step is not learned from",
+                    throttle_duration_sec=5.0,
                 )
-        else:
-            raise ConfigError(f"source: expected environment or label, found {source!r}")
+            self._judged[transition.stamp] = transition, shares
+            if len(self._judged) > KEPT:
+                del self._judged[next(iter(self._judged))]
+            self._publish(transition, shares, terminated=transition.success)
+            self.tally("rewards")
 
-    def _on_state(self, state: Record) -> None:
-        if state.metadata["previous_stamp"]:  # the first state of an episode ends no step
-            step = self._environment_reward(state)
-            self._publish(step, state.metadata["previous_stamp"], state.metadata["stamp"])
-
-    def _on_step(self, step: Record) -> None:
-        episode = step.metadata["episode"]
-        if episode == self._ended_episode:
-            return  # under way when the label ended the episode
-        before, self._step = self._step, None if step.metadata["final"] else step
-        if before is None or before.metadata["episode"] != episode:
-            self._label = None
+    def _on_event(self, record: Record) -> None:
+        """Give the last step of an episode the reward that its label calls for."""
+        label = record.metadata["label"]
+        if record.metadata["event"] != "label" or label == DISCARD:
             return
-        reward = self._label_reward(self._label)
-        self._publish(reward, before.metadata["stamp"], step.metadata["stamp"])
-        if reward.terminated:
-            self._ended_episode, self._step, self._label = episode, None, None
+        found = self._judged.get(record.metadata["last_stamp"])
+        if found is None:
+            self.get_logger().error(
+                f"episode {record.metadata['episode']}: expected its last step, found none: "
+                f"the label {label} cannot be rewarded"
+            )
+            return
+        transition = replace(found[0], success=label == SUCCESS, label=label)
+        shares = self._reward.judge(found[1], transition)
+        self._publish(transition, shares, terminated=True)
 
-    def _on_label(self, label: str, response: Trigger.Response) -> Trigger.Response:
-        response.success = self._step is not None
-        response.message = label if response.success else "no episode is running"
-        if response.success:
-            self._label = label
-        return response
-
-    def _publish(self, step: StepReward, stamp: int, next_stamp: int) -> None:
+    def _publish(self, transition: Transition, shares: Shares, terminated: bool) -> None:
         blob = pack(
             REWARD,
-            {"reward": step.reward},
-            stamp=stamp,
-            next_stamp=next_stamp,
-            success=step.success,
-            terminated=step.terminated,
+            {"reward": shares.total, "terms": shares.values},
+            stamp=transition.stamp,
+            next_stamp=transition.next_stamp,
+            success=transition.success,
+            terminated=terminated,
+            label=transition.label,
+            names=shares.names,
+            missing=shares.missing,
         )
         self._rewards.publish(to_message(blob))
-        self.tally("rewards")
         if self._values.get_subscription_count():
-            self._values.publish(Float32(data=float(step.reward)))
+            self._values.publish(Float32(data=float(shares.total)))
+        for publisher, value in zip(self._shares, shares.values, strict=True):
+            if publisher.get_subscription_count():
+                publisher.publish(Float32(data=float(value)))
+
+    def status(self):
+        """Report steps that came too late, and what terms lack."""
+        values = {"steps_lost": str(self._join.lost)}
+        problems = self._reward.problems
+        if problems:
+            return DiagnosticStatus.WARN, "; ".join(problems.values()), values
+        return DiagnosticStatus.OK, f"terms {', '.join(self._reward.names)}", values
+
+
+def _default_terms(environment: bool) -> dict[str, dict]:
+    terms = {"environment": {"weight": 1.0}} if environment else {}
+    return terms | {"success": {"weight": 1.0}}
 
 
 def main(args=None) -> None:

@@ -102,6 +102,7 @@ class ResidualSmolVLAPolicy:
         self._plans = 0
         self._chunk = None
         self._chunk_index = 0
+        self._outdated = False
         self._held: PolicyStep | None = None
 
     @property
@@ -112,13 +113,26 @@ class ResidualSmolVLAPolicy:
     @property
     def needs_plan(self) -> bool:
         """Whether the next step must be preceded by a plan."""
-        return self._chunk is None or self._chunk_index >= len(self._chunk)
+        return not self.has_plan or self._outdated or self._chunk_index >= len(self._chunk)
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the episode has been planned for at all."""
+        return self._chunk is not None
+
+    def replan(self) -> None:
+        """Plan anew before the next step, and sample a residual anew."""
+        self._outdated, self._held = True, None
+
+    def interrupt(self) -> None:
+        """Sample a residual anew in the next step: the one so far was not acted on."""
+        self._held = None
 
     def plan(self, images: dict[str, np.ndarray], state: np.ndarray) -> None:
         """Let SmolVLA plan the next chunk from images (H, W, 3) and state in LeRobot's units."""
         noise = self.base.make_noise(self._seed, self._plans)
         self._chunk = self.base.plan(images, state, self.task, noise)
-        self._chunk_index = 0
+        self._chunk_index, self._outdated = 0, False
         self._plans += 1
 
     @torch.inference_mode()
@@ -130,7 +144,7 @@ class ResidualSmolVLAPolicy:
         """
         base = self._chunk[self._chunk_index]
         features = self._features(state, extra or {})
-        if self._tick % self.config.hold_steps == 0:
+        if self._held is None or self._tick - self._held.tick >= self.config.hold_steps:
             self._held = self._decide(features, state)
         step = replace(
             self._held,
@@ -141,6 +155,30 @@ class ResidualSmolVLAPolicy:
             decision=self._held.tick == self._tick,
         )
         self._chunk_index += 1
+        self._tick += 1
+        return step
+
+    def follow(
+        self, command: np.ndarray, state: np.ndarray, extra: dict[str, np.ndarray] | None = None
+    ) -> PolicyStep:
+        """Return a step in which a person's command (joints,), in LeRobot's units, is sent.
+
+        Its features are those that the policy would have seen, with the plan so far.
+        """
+        none = np.zeros(self.config.residual_size, dtype=np.float32)
+        step = PolicyStep(
+            features=self._features(state, extra or {}),
+            base=self._planned(),
+            residual=none,
+            correction=np.zeros_like(command),
+            command=command,
+            log_prob=0.0,
+            value=0.0,
+            tick=self._tick,
+            decision=True,
+        )
+        self._held = None
+        self._chunk_index = min(self._chunk_index + 1, len(self._chunk))
         self._tick += 1
         return step
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from residual_smolvla_ros.learning.schedule import TRAINING_PHASES, Outcome
+from residual_smolvla_ros.records import DISCARD
 
 EPISODES, UPDATES = "episodes.jsonl", "updates.jsonl"
 RUN, SUMMARY = "run.json", "summary.json"
@@ -39,16 +40,24 @@ def read_lines(path: Path) -> list[dict]:
 def read_outcomes(run: Path, training_episodes: int | None = None) -> list[Outcome]:
     """Return the run's outcomes, the last one where an episode was played twice.
 
+    Discarded ones are left out.
     With `training_episodes` those trained after it, which a resume plays again, are left out.
     """
     latest: dict[tuple, Outcome] = {}
     for row in read_lines(run / EPISODES):
         outcome = Outcome(**row)
         training = outcome.phase in TRAINING_PHASES
+        if outcome.label == DISCARD:
+            continue
         if training and training_episodes is not None and outcome.index >= training_episodes:
             continue
         latest[(training or outcome.phase, outcome.index, outcome.weights_version)] = outcome
     return list(latest.values())
+
+
+def last_episode(run: Path) -> int:
+    """Return the highest number of an episode so far, discarded ones included."""
+    return max((row["episode"] for row in read_lines(run / EPISODES)), default=0)
 
 
 def save_frames(run: Path, phase: str, frames: list[np.ndarray]) -> None:

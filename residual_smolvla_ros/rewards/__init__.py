@@ -1,1 +1,1 @@
-"""Reward terms."""
+"""Reward terms and their composition."""

@@ -1,0 +1,115 @@
+"""Join what the terms need to know of each step, which comes on several topics in any order."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from residual_smolvla_ros.records import Record
+from residual_smolvla_ros.rewards.transition import Transition
+
+# How many steps a record may come late; what is missing then was lost.
+LATE_STEPS = 30
+# States and executed commands also come between episodes.
+KEPT = 256
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step whose following state is known by its stamp."""
+
+    stamp: int
+    next_stamp: int
+    tick: int
+    environment: Record | None
+
+
+class _Recent(dict):
+    """The newest KEPT entries."""
+
+    def __setitem__(self, key, value) -> None:
+        super().__setitem__(key, value)
+        if len(self) > KEPT:
+            del self[next(iter(self))]
+
+
+class TransitionJoin:
+    """Collect records and messages by their stamps, and hand out transitions in their order.
+
+    With `environment` a simulator's records tell which state follows which; else the policy's
+    steps do. `needs` are those of the terms.
+    """
+
+    def __init__(self, needs: frozenset[str], environment: bool):
+        self._needs = needs
+        self._environment = environment
+        self._waiting: deque[_Step] = deque()
+        self._tick = 0
+        self._newest: Record | None = None  # the step whose following one is awaited
+        self._steps, self._states, self._executed = _Recent(), _Recent(), _Recent()
+        self.lost = 0
+
+    def add_environment(self, record: Record) -> None:
+        """Take an environment/state record."""
+        if not record.metadata["previous_stamp"]:  # the first of an episode ends no step
+            self._tick = 0
+            return
+        stamps = record.metadata["previous_stamp"], record.metadata["stamp"]
+        self._waiting.append(_Step(*stamps, self._tick, record))
+        self._tick += 1
+
+    def add_step(self, record: Record, command: np.ndarray) -> None:
+        """Take a policy/step record and its command (joints,) in rad."""
+        self._steps[record.metadata["stamp"]] = (command, record["residual"])
+        before, self._newest = self._newest, record
+        if self._environment or before is None:
+            return
+        if before.metadata["episode"] == record.metadata["episode"]:
+            stamps = before.metadata["stamp"], record.metadata["stamp"]
+            self._waiting.append(_Step(*stamps, before.metadata["tick"], None))
+
+    def add_state(self, stamp: int, position, velocity, effort) -> None:
+        """Take a state: (joints,) in rad, rad/s and shares of full drive."""
+        self._states[stamp] = (position, velocity, effort)
+
+    def add_executed(self, stamp: int, position) -> None:
+        """Take what the robot executed in answer to a state, (joints,) in rad."""
+        self._executed[stamp] = position
+
+    def pop(self, **extra) -> Transition | None:
+        """Return the next whole transition, if any; `extra` fields are set in it."""
+        while self._waiting:
+            step = self._waiting[0]
+            if self._is_whole(step):
+                self._waiting.popleft()
+                return self._make(step, extra)
+            if len(self._waiting) <= LATE_STEPS:
+                return None
+            self._waiting.popleft()
+            self.lost += 1
+        return None
+
+    def _is_whole(self, step: _Step) -> bool:
+        found = {
+            "step": step.stamp in self._steps,
+            "joints": step.next_stamp in self._states,
+            "executed": step.stamp in self._executed,
+        }
+        return all(found.get(need, True) for need in self._needs)
+
+    def _make(self, step: _Step, extra: dict) -> Transition:
+        command, residual = self._steps.get(step.stamp, (None, None))
+        position, velocity, effort = self._states.get(step.next_stamp, (None, None, None))
+        return Transition(
+            stamp=step.stamp,
+            next_stamp=step.next_stamp,
+            tick=step.tick,
+            position=position,
+            velocity=velocity,
+            effort=effort,
+            command=command,
+            executed=self._executed.get(step.stamp),
+            residual=residual,
+            environment=step.environment,
+            **extra,
+        )

@@ -1,0 +1,1 @@
+"""The terms that come with the package, one a file."""
