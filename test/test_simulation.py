@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from residual_smolvla_ros.records import ENVIRONMENT_STATE, pack, unpack
-from residual_smolvla_ros.rewards.environment import EnvironmentReward
 from residual_smolvla_ros.robots.simulation import (
     CAMERAS,
     HOME_DEG,
@@ -162,11 +160,3 @@ def test_nearing_the_cube_earns_reward_and_standing_still_none(sim, kinematics):
         earned.append(total)
     assert earned[0] > 0.05
     assert abs(earned[1]) < 0.01
-
-
-@pytest.mark.parametrize(("success", "reward"), [(False, 0.25), (True, 2.25)])
-def test_only_success_earns_the_bonus_and_ends_the_episode(success, reward):
-    tensors = {"privileged": np.zeros(12), "target": np.zeros(3), "reward": 0.25}
-    blob = pack(ENVIRONMENT_STATE, tensors, stamp=2, previous_stamp=1, success=success)
-    step = EnvironmentReward(success_bonus=2.0)(unpack(ENVIRONMENT_STATE, blob))
-    assert (step.reward, step.success, step.terminated) == (reward, success, success)

@@ -2,7 +2,8 @@
 
 In lockstep it publishes a state, waits for the command with that stamp, and steps: as fast as the
 processor allows, and the same seed gives the same run. An unanswered state is repeated, so that a
-message lost to a node that was just starting holds nothing up.
+message lost to a node that was just starting holds nothing up. While held, the arm stays where it
+is; in lockstep its time stands still.
 """
 
 import time
@@ -56,7 +57,7 @@ class So101SimNode(PipelineNode):
         self._sim.reset(self._seed)
         self._plan: EpisodePlan | None = None
         self._prepared = False
-        self._active = False
+        self._active = self._held = False
         self._step = 0
         self._stamp = PERIOD_NS if self._lockstep else self.get_clock().now().nanoseconds
         self._previous_stamp = 0
@@ -77,6 +78,8 @@ class So101SimNode(PipelineNode):
         self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
         self.create_subscription(JointTrajectory, "joint_trajectory", self._on_command, CONTROL_QOS)
         self.create_service(Trigger, "reset_environment", self._on_reset)
+        self.create_service(Trigger, "~/hold", self._on_hold)
+        self.create_service(Trigger, "~/release", self._on_release)
         period = REPEAT_S if self._lockstep else 1.0 / RATE_HZ
         self.create_timer(period, self._repeat if self._lockstep else self._tick)
 
@@ -105,6 +108,16 @@ class So101SimNode(PipelineNode):
         response.message = f"seed {self._seed}"
         return response
 
+    def _on_hold(self, request: Trigger.Request, response: Trigger.Response):
+        self._held, self._command = True, self._sim.joint_positions()
+        response.success, response.message = True, "holding until release"
+        return response
+
+    def _on_release(self, request: Trigger.Request, response: Trigger.Response):
+        self._held = False
+        response.success, response.message = True, "commands are followed again"
+        return response
+
     def _on_active(self, message: Bool) -> None:
         if message.data and not self._active and self._lockstep:
             self._active = True
@@ -115,7 +128,7 @@ class So101SimNode(PipelineNode):
 
     def _on_command(self, message: JointTrajectory) -> None:
         command = self._read_command(message)
-        if command is None:
+        if command is None or self._held:
             return
         if not self._lockstep:
             self._command = command
@@ -195,13 +208,14 @@ class So101SimNode(PipelineNode):
 
     def _repeat(self) -> None:
         late = time.monotonic() - self._published_at >= REPEAT_S
-        if self._active and self._awaiting is not None and late:
+        if self._active and self._awaiting is not None and late and not self._held:
             self._states.publish(self._awaiting)
 
     def status(self):
         """Report the episode's step and whether a command is awaited."""
         waiting = self._awaiting is not None
         values = {"step": str(self._step), "active": str(self._active), "stamp": str(self._stamp)}
+        values["mode"] = "hold" if self._held else "follow"
         message = "waiting for a command" if waiting else "waiting for an episode"
         return DiagnosticStatus.OK, message, values
 
