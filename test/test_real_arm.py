@@ -59,9 +59,11 @@ def config(tmp_path, servos, cameras):
     learner = {"features": ["state", "base_action", "chunk_position"], "episodes_per_update": 1}
     learner = graph.SETTINGS["/**/learner"] | learner
     episode = {"validation_every": 0}
+    terms = {"success": {"weight": 2}, "clipped": {"weight": -0.1}, "load": {"weight": -0.1}}
     return graph.write_config(
-        tmp_path, pipeline=pipeline, so101_bridge=bridge, learner=learner, episode=episode
-    )
+        tmp_path, pipeline=pipeline, so101_bridge=bridge, learner=learner, episode=episode,
+        reward={"terms": terms},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("domain", [0], indirect=True)
@@ -71,21 +73,27 @@ def test_a_session_trains_from_labels_and_ends_with_a_report(domain, config, ser
         domain, "finetune", config=config, output=output, episodes=2, episode_time_s=3
     )
     try:
-        episodes = output / "episodes.jsonl"
-        graph.wait_until(lambda: succeeded("episode/success"), process)
+        episodes, log = output / "episodes.jsonl", output / "log" / "episode.log"
+        graph.wait_until(lambda: called("episode/success"), process)
         graph.wait_until(lambda: episodes.is_file(), process)
+        # The second one ends at its time limit, and waits for a label.
+        graph.wait_until(lambda: "2: truncated" in read(log), process)
+        assert called("episode/success")
         text, _ = process.communicate(timeout=120)
     finally:
         text = graph.stop(process) or text
     assert process.returncode == 0, text
     first, second = map(json.loads, episodes.read_text().splitlines())
-    assert (first["success"], first["reason"]) == (True, "terminated")
-    assert (second["success"], second["reason"], second["steps"]) == (False, "truncated", 90)
+    assert (first["label"], first["reason"]) == ("success", "labelled")
+    assert (second["label"], second["reason"], second["steps"]) == ("success", "truncated", 90)
+    assert [o["terms"]["success"] for o in (first, second)] == [2.0, 2.0]
+    assert first["terms"]["clipped"] < 0
     updates = [json.loads(line) for line in (output / "updates.jsonl").read_text().splitlines()]
     assert [u["env_steps"] for u in updates] == [first["steps"], first["steps"] + 90]
+    returns = [o["episode_return"] for o in (first, second)]
+    assert [u["return"] for u in updates] == pytest.approx(returns)
     # After the hold of a reset, the filter lets the arm follow the policy by and by.
     assert all(0.0 < u["executed_changed"] <= 1.0 for u in updates)
-    assert updates[0]["return"] == 1.0
     assert "were lost" not in (output / "log" / "learner.log").read_text()
     assert (output / "report.html").is_file()
     assert all(servos.torque().values())
@@ -124,7 +132,7 @@ def test_the_arm_holds_when_a_camera_goes_and_when_the_policy_is_killed(
     assert all(servos.torque().values())
 
 
-def succeeded(service: str) -> bool:
+def called(service: str) -> bool:
     try:
         return call(service)[0]
     except ValueError:  # not there yet

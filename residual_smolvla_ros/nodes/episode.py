@@ -158,7 +158,7 @@ class EpisodeNode(PipelineNode):
 
     def _on_request(self, request, _, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = request()
-        self._go_on()
+        self._publish_state()  # the timer goes on: the end of the run must not eat this answer
         return response
 
     def _on_intervention(self, message: Bool) -> None:
@@ -171,6 +171,11 @@ class EpisodeNode(PipelineNode):
     # -- what the session says --------------------------------------------------------------
 
     def _publish_event(self, fields: dict) -> None:
+        if fields["event"] == "end" and not fields["label"]:
+            self.get_logger().warning(
+                f"episode {fields['episode']}: {fields['reason']}: label it by episode/success, "
+                "failure or discard"
+            )
         self._events.publish(to_message(pack(EPISODE_EVENT, **fields)))
 
     def _publish_active(self, active: bool) -> None:
