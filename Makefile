@@ -18,7 +18,8 @@ demo: venv ## fine-tune in simulation and compare with the frozen base, into out
 	@if [ -e outputs/demo ]; then run=outputs/demo-$$(date +%Y%m%d-%H%M%S); else run=outputs/demo; fi; \
 	exec $(VENV)/bin/residual-smolvla finetune $(or $(ARGS),sim:=true output:=$$run)
 
-test: venv ## run the tests
+test: ## run the tests
+	@scripts/setup_env.sh browser
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
 lint: venv ## check the style

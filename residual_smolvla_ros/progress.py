@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from residual_smolvla_ros.learning.schedule import BASE, RESIDUAL, TRAINING_PHASES
+from residual_smolvla_ros.records import DISCARD
 from residual_smolvla_ros.reporting.results import EPISODES
 
 REFRESH_S = 0.5
@@ -86,6 +87,8 @@ class ProgressBar:
 
     def _take(self, outcome: dict) -> None:
         phase = outcome["phase"]
+        if outcome["label"] == DISCARD:
+            return  # played again
         if phase != self._phase:
             self._phase = phase
             self._recent.clear()

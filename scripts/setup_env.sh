@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv with all that the demo and the tests need. Safe to run again: it returns at once
-# while setup.py, setup.cfg and constraints.txt are what was installed.
+# while setup.py, setup.cfg and constraints.txt are what was installed. With the argument `browser`
+# it also looks for Chromium, in which the web page is tested.
 #
 # Environment: PYTHON=<interpreter> is tried before all others.
 set -euo pipefail
@@ -110,6 +111,24 @@ get_osmesa() {
     fail "off-screen rendering needs libOSMesa.so and found none; on Debian or Ubuntu: sudo apt-get install libosmesa6"
 }
 
+# Its absence stops nothing: the tests that need it are skipped, and say so.
+get_chromium() {
+    if command -v chromium >/dev/null || command -v chromium-browser >/dev/null ||
+        command -v google-chrome >/dev/null; then
+        return
+    fi
+    if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
+        say "installing chromium, in which the web page is tested"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get install -qq -y --no-install-recommends chromium >/dev/null 2>&1 ||
+            { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } ||
+            true
+    fi
+    if ! command -v chromium >/dev/null; then
+        say "found no chromium: the tests of the web page will be skipped"
+    fi
+}
+
 install_packages() {
     local -a options=()
     # A package that an interrupted install left half-written looks complete to uv.
@@ -127,6 +146,7 @@ install_packages() {
     mv "$stamp.new" "$stamp"
 }
 
+if [[ ${1:-} == browser ]]; then get_chromium; fi
 if up_to_date; then exit 0; fi
 # One set-up at a time in this folder: `make demo` and `make test` may be started together.
 if command -v flock >/dev/null; then

@@ -20,6 +20,7 @@ from residual_smolvla_ros.reporting.results import (
     EPISODES,
     UPDATES,
     append_outcome,
+    last_episode,
     load_frames,
     read_outcomes,
     read_summary,
@@ -228,3 +229,19 @@ def test_a_session_without_evaluation_tells_the_successes_of_its_training(tmp_pa
     page = (run / "report.html").read_text()
     assert "Success while training: 2 of 3" in page
     assert "held-out" not in page
+
+
+def test_what_a_person_helped_with_is_no_success_of_what_was_evaluated(tmp_path):
+    outcomes = make_outcomes(base=4)[:10]
+    outcomes[0] = dataclasses.replace(outcomes[0], intervened_steps=5)
+    summary = write_report(write(tmp_path, outcomes))
+    assert (summary["success_base"], summary["helped_episodes"]) == (0.3, 1)
+    assert "helped by a person: 1 episodes" in format_table(summary)
+
+
+def test_discarded_episodes_are_in_the_file_and_not_in_the_figures(tmp_path):
+    outcomes = make_outcomes(base=4)[:10]
+    spoilt = make_outcome(11, "base", 0, label="discard")
+    run = write(tmp_path, [*outcomes, spoilt])
+    assert write_report(run)["success_base"] == 0.4
+    assert last_episode(run) == 11

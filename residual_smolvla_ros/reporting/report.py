@@ -67,13 +67,19 @@ def write_report(run: Path) -> dict:
 
 
 def summarise(run: Path, outcomes: list[Outcome]) -> dict:
-    """Return the figures of a run."""
+    """Return the figures of a run.
+
+    An evaluation that a person helped with is no success of what was evaluated.
+    """
     training = [o for o in outcomes if o.phase in TRAINING_PHASES]
     updates = read_lines(run / UPDATES)
-    base = {o.index: o.success for o in outcomes if o.phase == BASE}
+    helped = sum(o.intervened_steps > 0 for o in outcomes)
+    base = {o.index: o.success and not o.intervened_steps for o in outcomes if o.phase == BASE}
     newest = max((o.weights_version for o in outcomes if o.phase == RESIDUAL), default=None)
     residual = {
-        o.index: o.success for o in outcomes if o.phase == RESIDUAL and o.weights_version == newest
+        o.index: o.success and not o.intervened_steps
+        for o in outcomes
+        if o.phase == RESIDUAL and o.weights_version == newest
     }
     paired = sorted(base.keys() & residual.keys())
     env_steps = sum(o.steps for o in training)
@@ -82,6 +88,7 @@ def summarise(run: Path, outcomes: list[Outcome]) -> dict:
         "env_steps": env_steps,
         "episodes": len(training),
         "training_successes": sum(o.success for o in training),
+        "helped_episodes": helped,
         "updates": max((u["version"] for u in updates), default=0),
         "wall_s": round(max((o.wall_s for o in outcomes), default=0.0), 1),
         "training_wall_s": round(phase_wall, 1),
@@ -160,6 +167,8 @@ def format_table(summary: dict) -> str:
             f"{summary['updates']} updates, {summary['steps_per_s']:.0f} steps/s; "
             f"{summary['wall_s']:.0f} s in all"
         )
+    if summary["helped_episodes"]:
+        lines.append(f"  helped by a person: {summary['helped_episodes']} episodes")
     return "\n".join([*lines, ""])
 
 
