@@ -9,13 +9,15 @@ from residual_smolvla_ros import arguments, pipeline
 USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residual, evaluate, report
        residual-smolvla evaluate [name:=value ...]    base against base + residual
        residual-smolvla report output:=<run>          write a run's report anew
+       residual-smolvla keys [robot:=so101_sim]       label, stop and take over from this terminal
        residual-smolvla call <service>                call a service, such as episode/success
        residual-smolvla <command> --show-args         list the arguments"""
 
-LABELS = """in another terminal, residual-smolvla call ...
-  episode/success, episode/failure    end the episode with a label
-  reset_environment/done              the scene is set
-  so101_bridge/hold, release          stop the arm, let it go on"""
+KEYS = "in another terminal, residual-smolvla keys: label episodes, hold the arm, take over"
+
+
+PIPELINES = (arguments.FINETUNE, arguments.EVALUATE)
+COMMANDS = (*PIPELINES, "report", "keys", "call")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,12 +35,15 @@ def _run(argv: list[str]) -> int:
         print(USAGE)
         return 0 if argv else 2
     command, *rest = argv
-    if command not in (arguments.FINETUNE, arguments.EVALUATE, "report", "call"):
+    if command not in COMMANDS:
         raise arguments.ArgumentError(
-            f"expected the command finetune, evaluate, report or call, found {command!r}"
+            f"expected one of the commands {', '.join(COMMANDS)}, found {command!r}"
         )
-    if {"-h", "--help", "-s", "--show-args"} & set(rest):
-        print(USAGE if command in ("report", "call") else _show_arguments(command))
+    wants_help = bool({"-h", "--help", "-s", "--show-args"} & set(rest))
+    if command == "keys":
+        return _keys(["--help"] if wants_help else rest)
+    if wants_help:
+        print(_show_arguments(command) if command in PIPELINES else USAGE)
         return 0
     if command == "call":
         return _call(rest)
@@ -80,7 +85,7 @@ def _start(mode: str, given: dict[str, str]) -> int:
     described.output.mkdir(parents=True, exist_ok=True)
     print(f"run: {described.output}")
     if not values["sim"]:
-        print(LABELS)
+        print(KEYS)
     steps, evaluated = described.training_steps, values["eval_episodes"]
     with ProgressBar(described.output, steps, evaluated, values.get("resume", False)) as bar:
         code = starter.run(described, bar.show)
@@ -102,6 +107,19 @@ def _report(given: dict[str, str]) -> int:
     from residual_smolvla_ros.reporting.report import format_table, write_report
 
     print(format_table(write_report(run)))
+    return 0
+
+
+def _keys(words: list[str]) -> int:
+    given = {} if words == ["--help"] else _parse(words)
+    if given.keys() - {"robot"}:
+        raise arguments.ArgumentError(f"keys: expected robot:=<node> at most, found {given}")
+    os.environ.update(pipeline.environment())
+    from residual_smolvla_ros.nodes import keyboard
+
+    if given:
+        words = ["--ros-args", "-p", f"robot:={given['robot']}"]
+    keyboard.main(words)  # ends the process, but for --help
     return 0
 
 

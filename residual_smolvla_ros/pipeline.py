@@ -131,8 +131,7 @@ def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files
                 f"config {files[0]}: expected a section teleop with a type, as LeRobot names it, "
                 f"found {teleop}"
             )
-        parameters = {"rate_hz": values["rate_hz"]} | flatten(teleop, "teleop")
-        nodes.append(NodeSpec("teleop", parameters, files))
+        nodes.append(NodeSpec("teleop", flatten(teleop, "teleop"), files))
     if values["success_classifier"]:
         checkpoint = Path(values["success_classifier"]).expanduser().resolve()
         parameters = {"checkpoint": str(checkpoint), "cameras": cameras}

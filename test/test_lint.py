@@ -15,10 +15,10 @@ MAX_LINES = 350
 # Who may import what of this package; nodes/ may import all.
 LAYERS = {
     "policy": {"policy", "errors"},
-    "learning": {"learning", "policy", "records", "errors"},
-    "rewards": {"rewards", "records"},
+    "learning": {"learning", "policy", "records", "arguments", "errors"},
+    "rewards": {"rewards", "robots", "records", "errors"},
     "robots": {"robots", "errors"},
-    "reporting": {"reporting", "learning"},
+    "reporting": {"reporting", "learning", "records"},
     "arguments.py": set(),
     "config_file.py": {"errors"},
     "pipeline.py": {"arguments", "config_file", "errors"},

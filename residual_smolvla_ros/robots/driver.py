@@ -2,28 +2,33 @@
 
 import contextlib
 import dataclasses
-import termios
-import time
 
 import numpy as np
 from lerobot.motors.feetech import FeetechMotorsBus
-from lerobot.motors.motors_bus import SerialMotorsBus
 from lerobot.robots.config import RobotConfig
 from lerobot.robots.robot import Robot
 from lerobot.robots.utils import make_robot_from_config
 
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.robots.lerobot_config import robot_config
+from residual_smolvla_ros.robots.servo_bus import (
+    DeviceLost,
+    bus_of,
+    check_calibration,
+    close_port,
+    connect_patiently,
+    lock_port,
+    one_line,
+    open_alone,
+    read_twice,
+)
 from residual_smolvla_ros.robots.units import is_gripper, lerobot_to_rad, rad_to_lerobot
 
 SUFFIX = ".pos"
 FULL_LOAD = 1000.0  # Feetech's Present_Load counts tenths of a percent of full drive
-# Longer than six servos take to answer: after it the line is quiet.
-QUIET_S = 0.002
-CONNECT_ATTEMPTS, CONNECT_PAUSE_S = 3, 0.05
 
 
-class RobotLost(ConnectionError):
+class RobotLost(DeviceLost):
     """The robot cannot be reached, read or written; the message says why, in one line."""
 
 
@@ -49,13 +54,9 @@ class RobotDriver:
     def _make_robot(self) -> Robot:
         try:
             return make_robot_from_config(self._config)
-        except (ImportError, ValueError, OSError) as error:
-            raise ConfigError(f"robot {self._values['type']}: {_one_line(error)}") from None
-
-    @property
-    def _bus(self) -> SerialMotorsBus | None:
-        bus = getattr(self._robot, "bus", None)
-        return bus if isinstance(bus, SerialMotorsBus) else None
+        # A driver whose packages are missing, a calibration file that is none, and what else comes.
+        except Exception as error:
+            raise ConfigError(f"robot {self._values['type']}: {one_line(error)}") from None
 
     def connect(self) -> None:
         """Connect, with torque on and the arm staying where it is.
@@ -64,44 +65,30 @@ class RobotDriver:
         hundredths of a second. Raises RobotLost where the robot cannot be reached, and
         ConfigError where its calibration is missing or is not that of the servos.
         """
-        for _ in range(CONNECT_ATTEMPTS - 1):
-            # LeRobot asks each servo some dozen questions, and gives up at the first bad answer.
-            with contextlib.suppress(RobotLost):
-                return self._open()
-            time.sleep(CONNECT_PAUSE_S)
-        return self._open()
+        connect_patiently(self._open)
 
     def _open(self) -> None:
         # Anew, since the servo SDK keeps a port marked as in use after an error.
         self._robot = self._make_robot()
-        bus = self._bus
+        bus = bus_of(self._robot)
         try:
             if bus is not None:
-                # Not a byte before it is known that nobody else has the port.
-                bus.connect(handshake=False)
-                self._lock_port()
-                bus.disconnect(disable_torque=False)
-                bus.connect()
-                self._check_calibration()
+                open_alone(bus)
+                check_calibration(self._robot, "robot", self._values)
                 # The goal of an earlier session would be gone to as soon as torque is on.
                 present = bus.sync_read("Present_Position", normalize=False, num_retry=2)
                 bus.sync_write("Goal_Position", present, normalize=False)
                 bus.disconnect(disable_torque=False)
             self._configure()
-            self._lock_port()
-            self._check_calibration()
+            lock_port(bus)
+            check_calibration(self._robot, "robot", self._values)
         except ConfigError:
             self.close()
             raise
         # Drivers raise whatever their libraries do, down to termios.error.
         except Exception as error:
             self.close()
-            raise RobotLost(self._where() + _one_line(error)) from None
-
-    def _lock_port(self) -> None:
-        """Let no second driver of this kind open the port: two would take each other's answers."""
-        if self._bus is not None:
-            self._bus.port_handler.ser.exclusive = True
+            raise RobotLost(self._where() + one_line(error)) from None
 
     def _configure(self) -> None:
         try:
@@ -109,27 +96,12 @@ class RobotDriver:
         except Exception:
             # It lets go of one servo after the other, and stops at the first that fails.
             with contextlib.suppress(Exception):
-                self._bus.enable_torque(num_retry=2)
+                bus_of(self._robot).enable_torque(num_retry=2)
             raise
-
-    def _check_calibration(self) -> None:
-        if self._robot.is_calibrated:
-            return
-        file = self._robot.calibration_fpath
-        found = "another one in the servos" if file.is_file() else "no such file"
-        options = [
-            f"--robot.{name}={self._values[name]}"
-            for name in ("type", "port", "id", "calibration_dir")
-            if name in self._values
-        ]
-        raise ConfigError(
-            f"calibration: expected that of {file}, found {found}; run: "
-            f"lerobot-calibrate {' '.join(options)}"
-        )
 
     def limits(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the ends of the joints' ranges in rad, or None where no calibration tells them."""
-        bus = self._bus
+        bus = bus_of(self._robot)
         if bus is None:
             return None
         upper = np.empty(len(self.joint_names))
@@ -147,20 +119,12 @@ class RobotDriver:
         Raises RobotLost.
         """
         try:
-            return self._read()
-        except Exception:
-            # One corrupted packet is no reason to stop.
-            time.sleep(QUIET_S)
-        try:
-            return self._read()
+            return read_twice(bus_of(self._robot), self._read)
         except Exception as error:
-            raise RobotLost(self._where() + _one_line(error)) from None
+            raise RobotLost(self._where() + one_line(error)) from None
 
     def _read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        bus = self._bus
-        if bus is not None:
-            # Answers left over from a failed read would be taken for those to this one.
-            bus.port_handler.ser.reset_input_buffer()
+        bus = bus_of(self._robot)
         observation = self._robot.get_observation()
         position = [observation[name + SUFFIX] for name in self.joint_names]
         load = None
@@ -177,16 +141,13 @@ class RobotDriver:
                 {name + SUFFIX: v for name, v in zip(self.joint_names, values, strict=True)}
             )
         except Exception as error:
-            raise RobotLost(self._where() + _one_line(error)) from None
+            raise RobotLost(self._where() + one_line(error)) from None
 
     def close(self) -> None:
         """Close the port; torque stays on, and the servos at their last goal."""
         with contextlib.suppress(Exception):
             self._robot.disconnect()
-        bus = self._bus
-        if bus is not None and bus.is_connected:
-            with contextlib.suppress(Exception):
-                bus.port_handler.closePort()
+        close_port(bus_of(self._robot))
 
     def _where(self) -> str:
         port = getattr(self._config, "port", None)
@@ -202,18 +163,6 @@ def _adapt(config: RobotConfig) -> RobotConfig:
             "robot: expected no max_relative_target, found "
             f"{config.max_relative_target}: the parameter max_step takes its place"
         )
-    # LeRobot's own retries of a read can leave answers behind, and every later read would then
-    # return the state before: `read` tries again by itself, on a quiet line.
+    # Without LeRobot's retries of a read: `read_twice` takes their place.
     changes = {"cameras": {}, "disable_torque_on_disconnect": False, "num_read_retries": 0}
     return dataclasses.replace(config, **{k: v for k, v in changes.items() if hasattr(config, k)})
-
-
-def _one_line(error: Exception) -> str:
-    """Return the message of an error, and of the one behind it, in one line."""
-    # termios.error holds a number and a text, and would show as a tuple.
-    text = " ".join(str(error.args[1] if len(error.args) == 2 else error).split())
-    # Of an IndexError in the servo SDK the text alone would say little.
-    if not text or not isinstance(error, OSError | RuntimeError | termios.error):
-        text = f"{type(error).__name__}: {text}"
-    # LeRobot says "could not connect", the one behind it "permission denied".
-    return f"{text} ({_one_line(error.__cause__)})" if error.__cause__ else text

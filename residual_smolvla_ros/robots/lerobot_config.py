@@ -1,4 +1,4 @@
-"""LeRobot's own configurations of robots and cameras, from plain values."""
+"""LeRobot's own configurations of robots, teleoperators and cameras, from plain values."""
 
 import contextlib
 import importlib
@@ -7,14 +7,16 @@ import pkgutil
 import draccus
 import lerobot.cameras
 import lerobot.robots
+import lerobot.teleoperators
 from lerobot.cameras import CameraConfig
 from lerobot.robots import RobotConfig
+from lerobot.teleoperators import TeleoperatorConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from residual_smolvla_ros.errors import ConfigError
 
 # The ones most used first: a type registers where its module is imported, which takes time.
-_COMMON = ("so_follower", "opencv")
+_COMMON = ("so_follower", "so_leader", "opencv")
 
 
 def camera_config(values: dict) -> CameraConfig:
@@ -31,6 +33,14 @@ def robot_config(values: dict) -> RobotConfig:
     Raises ConfigError for an unknown type, a missing or an unknown field, or a wrong value.
     """
     return _decode("robot", RobotConfig, lerobot.robots, values)
+
+
+def teleop_config(values: dict) -> TeleoperatorConfig:
+    """Return the configuration of a teleoperator: `type` and its fields, as for LeRobot.
+
+    Raises ConfigError for an unknown type, a missing or an unknown field, or a wrong value.
+    """
+    return _decode("teleop", TeleoperatorConfig, lerobot.teleoperators, values)
 
 
 def _decode(what: str, kind, package, values: dict):
