@@ -56,6 +56,7 @@ def _unlabelled(text: str) -> str:
 ARGUMENTS = (
     Argument("sim", "true", "the simulated SO101; false: the robot of the config", _boolean),
     Argument("lockstep", "true", "simulate step by step; false: in real time", _boolean),
+    Argument("camera_period_steps", "0", "lockstep: images every n steps; 0: once a plan", _count),
     Argument("config", "", "parameter file; default: config/sim.yaml or so101.yaml of the package"),
     Argument("base_checkpoint", str(DEMO_CHECKPOINT), "folder of the frozen SmolVLA checkpoint"),
     Argument("residual_checkpoint", "", "checkpoint or run folder whose residual to start from"),

@@ -84,8 +84,10 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     training, lockstep = mode == FINETUNE, values["sim"] and values["lockstep"]
     files = (str(config),)
     if values["sim"]:
-        robot_nodes, cameras = _simulator(values, lockstep, chunk_steps, files), ["front", "wrist"]
+        period = (values["camera_period_steps"] or chunk_steps) if lockstep else 1
+        robot_nodes, cameras = _simulator(values, lockstep, period, files), ["front", "wrist"]
     else:
+        period = 1
         robot_nodes, cameras = _robot(values, devices["robot"], files)
     policy = {
         "base_checkpoint": str(checkpoint),
@@ -103,6 +105,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         "cameras": cameras,
         "rate_hz": values["rate_hz"],
         "lockstep": lockstep,
+        "camera_period_steps": period,
     }
     run = {"base_checkpoint": str(checkpoint), "output": str(output), "seed": values["seed"]}
     if training:
@@ -189,14 +192,14 @@ def _arguments_of(mode: str, config: Path, in_file: dict[str, str]) -> dict[str,
     return {name: value for name, value in in_file.items() if name in names}
 
 
-def _simulator(values: dict, lockstep: bool, chunk_steps: int, files) -> list[NodeSpec]:
+def _simulator(values: dict, lockstep: bool, period: int, files) -> list[NodeSpec]:
     if values["rate_hz"] != SIM_RATE_HZ:
         raise ArgumentError(
             f"rate_hz: expected {SIM_RATE_HZ:g} of the simulator, found {values['rate_hz']:g}"
         )
     parameters = {
         "lockstep": lockstep,
-        "camera_period_steps": chunk_steps if lockstep else 1,
+        "camera_period_steps": period,
         "seed": values["seed"],
     }
     return [NodeSpec("so101_sim", parameters, files)]

@@ -122,7 +122,7 @@ class ImageIntake:
     def reduced(self, name: str, factor: int) -> np.ndarray:
         """Return `pixels` with width and height reduced by a factor of 1, 2, 4 or 8, rounded up.
 
-        A JPEG is decoded at that size; of other images each factor-th pixel is taken.
+        A JPEG is decoded at that size; of other images one pixel of so many is taken.
         """
         decoded = self._pixels.setdefault(name, {})
         if factor in decoded:

@@ -36,9 +36,16 @@ def to_image_message(pixels: np.ndarray, stamp: Time, frame_id: str) -> Image:
 
 
 def from_image_message(message: Image, factor: int = 1) -> np.ndarray:
-    """Return each factor-th pixel of an image message as RGB; raise ValueError if damaged."""
-    # Contiguous, so that a few pixels do not hold on to the whole message.
-    return np.ascontiguousarray(_to_pixels(message)[::factor, ::factor])
+    """Return an image message as RGB pixels; raise ValueError if it cannot be decoded.
+
+    Of each `factor` rows and columns one is taken.
+    """
+    pixels = _to_pixels(message)
+    if factor == 1:
+        return pixels
+    height, width, _ = pixels.shape
+    size = -(-width // factor), -(-height // factor)
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST)
 
 
 def _to_pixels(message: Image) -> np.ndarray:

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 
@@ -13,7 +14,6 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import (
     RECORD_QOS,
     PipelineNode,
-    state_qos,
     to_message,
     to_nanoseconds,
 )
@@ -63,6 +63,12 @@ class RewardNode(PipelineNode):
         robot = RobotDescription(self._joint_names, period_s=1.0 / rate)
         self._reward = make_reward(terms, robot, cameras)
         self._check_inputs(environment, executed)
+        period = self.parameter("camera_period_steps", 1, "images come every n control steps")
+        if self._reward.cameras and period > 1:
+            raise ConfigError(
+                f"terms with cameras {', '.join(self._reward.cameras)}: expected an image every "
+                f"step, found one every {period}; give camera_period_steps:=1 or lockstep:=false"
+            )
         self._join = TransitionJoin(self._reward.needs, environment)
         self._judged: dict[int, tuple[Transition, Shares]] = {}
         self._first_stamp, self._estimated = 0, False
@@ -73,10 +79,11 @@ class RewardNode(PipelineNode):
         self._shares = [
             self.create_publisher(Float32, f"reward/terms/{name}", 1) for name in self._reward.names
         ]
-        self._subscribe(environment, state_qos(lockstep))
+        self._subscribe(environment)
         # Declared in any case, so that a parameter file may hold them.
         self._images = ImageIntake(self, self._reward.cameras, lockstep)
         self._frames = {name: partial(self._frame, name) for name in self._reward.cameras}
+        self.create_timer(0.25, self._answer)
 
     def _check_inputs(self, environment: bool, executed: bool) -> None:
         there = {"environment": environment, "executed": executed}
@@ -86,14 +93,16 @@ class RewardNode(PipelineNode):
                 what = "a simulator" if need == "environment" else "a robot with executed_command"
                 raise ConfigError(f"terms {', '.join(names)}: expected {what}, found none")
 
-    def _subscribe(self, environment: bool, joint_qos) -> None:
+    def _subscribe(self, environment: bool) -> None:
         needs = self._reward.needs
         if environment:
             self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_environment)
         if "step" in needs or not environment:
             self.record_subscription(STEP, "policy/step", self._on_step)
         if "joints" in needs:
-            self.create_subscription(JointState, "joint_states", self._on_state, joint_qos)
+            # Deep: in lockstep the simulator does not wait for rewards.
+            qos = QoSProfile(depth=RECORD_QOS.depth)
+            self.create_subscription(JointState, "joint_states", self._on_state, qos)
         if "executed" in needs:
             self.create_subscription(JointState, "executed_command", self._on_executed, RECORD_QOS)
         for topic in self._reward.pose_topics:
@@ -142,10 +151,7 @@ class RewardNode(PipelineNode):
         stamp = self._images.stamp(camera)
         if stamp is None:
             raise NotReady(f"camera {camera}: expected an image, found none yet")
-        try:
-            return Frame(stamp, self._images.reduced(camera, REDUCE))
-        except ValueError as error:
-            raise NotReady(str(error)) from None
+        return Frame(stamp, self._images.reduced(camera, REDUCE))
 
     def _on_estimate(self, record: Record) -> None:
         if record.metadata["success"] and record.metadata["stamp"] >= self._first_stamp:
@@ -211,8 +217,8 @@ class RewardNode(PipelineNode):
                 publisher.publish(Float32(data=float(value)))
 
     def status(self):
-        """Report steps that came too late, and what terms lack."""
-        values = {"steps_lost": str(self._join.lost)}
+        """Report steps whose inputs did not come, and what terms lack."""
+        values = {"steps_incomplete": str(self._join.incomplete)}
         problems = self._reward.problems
         if problems:
             return DiagnosticStatus.WARN, "; ".join(problems.values()), values

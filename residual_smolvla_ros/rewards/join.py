@@ -1,6 +1,8 @@
 """Join what the terms need to know of each step, which comes on several topics in any order."""
 
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +10,8 @@ import numpy as np
 from residual_smolvla_ros.records import Record
 from residual_smolvla_ros.rewards.transition import Transition
 
-# How many steps a record may come late; what is missing then was lost.
-LATE_STEPS = 30
+# How late a record may come, in s; what is missing then was lost.
+LATE_S = 1.0
 # States and executed commands also come between episodes.
 KEPT = 256
 
@@ -22,6 +24,7 @@ class _Step:
     next_stamp: int
     tick: int
     environment: Record | None
+    known_at: float
 
 
 class _Recent(dict):
@@ -37,17 +40,24 @@ class TransitionJoin:
     """Collect records and messages by their stamps, and hand out transitions in their order.
 
     With `environment` a simulator's records tell which state follows which; else the policy's
-    steps do. `needs` are those of the terms.
+    steps do. `needs` are those of the terms. A step that lacks one of them for LATE_S is handed out
+    without it.
     """
 
-    def __init__(self, needs: frozenset[str], environment: bool):
+    def __init__(
+        self,
+        needs: frozenset[str],
+        environment: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._needs = needs
+        self._clock = clock
         self._environment = environment
         self._waiting: deque[_Step] = deque()
         self._tick = 0
         self._newest: Record | None = None  # the step whose following one is awaited
         self._steps, self._states, self._executed = _Recent(), _Recent(), _Recent()
-        self.lost = 0
+        self.incomplete = 0
 
     def add_environment(self, record: Record) -> None:
         """Take an environment/state record."""
@@ -55,7 +65,7 @@ class TransitionJoin:
             self._tick = 0
             return
         stamps = record.metadata["previous_stamp"], record.metadata["stamp"]
-        self._waiting.append(_Step(*stamps, self._tick, record))
+        self._waiting.append(_Step(*stamps, self._tick, record, self._clock()))
         self._tick += 1
 
     def add_step(self, record: Record, command: np.ndarray) -> None:
@@ -66,7 +76,7 @@ class TransitionJoin:
             return
         if before.metadata["episode"] == record.metadata["episode"]:
             stamps = before.metadata["stamp"], record.metadata["stamp"]
-            self._waiting.append(_Step(*stamps, before.metadata["tick"], None))
+            self._waiting.append(_Step(*stamps, before.metadata["tick"], None, self._clock()))
 
     def add_state(self, stamp: int, position, velocity, effort) -> None:
         """Take a state: (joints,) in rad, rad/s and shares of full drive."""
@@ -77,17 +87,15 @@ class TransitionJoin:
         self._executed[stamp] = position
 
     def pop(self, **extra) -> Transition | None:
-        """Return the next whole transition, if any; `extra` fields are set in it."""
-        while self._waiting:
-            step = self._waiting[0]
-            if self._is_whole(step):
-                self._waiting.popleft()
-                return self._make(step, extra)
-            if len(self._waiting) <= LATE_STEPS:
+        """Return the next transition, if it is time; `extra` fields are set in it."""
+        if not self._waiting:
+            return None
+        step = self._waiting[0]
+        if not self._is_whole(step):
+            if self._clock() - step.known_at < LATE_S:
                 return None
-            self._waiting.popleft()
-            self.lost += 1
-        return None
+            self.incomplete += 1
+        return self._make(self._waiting.popleft(), extra)
 
     def _is_whole(self, step: _Step) -> bool:
         found = {

@@ -23,6 +23,31 @@ def so101_urdf() -> Path:
                       "default, found neither")  # fmt: skip
 
 
+def joint_limits(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return lower and upper limits (names,) in rad; raise ConfigError as UrdfKinematics does."""
+    model = _read(path)
+    if missing := [name for name in names if not model.existJointName(name)]:
+        raise ConfigError(f"urdf {path}: expected joints {', '.join(names)}, found no {missing}")
+    places = [model.idx_qs[model.getJointId(name)] for name in names]
+    return model.lowerPositionLimit[places], model.upperPositionLimit[places]
+
+
+def _read(path: Path):
+    """Return Pinocchio's model of a URDF file."""
+    # Half a second of import that only this needs.
+    try:
+        import pinocchio
+    except ImportError as error:
+        raise ConfigError(f"urdf: expected the package pin (Pinocchio): {error}") from None
+    if not path.is_file():
+        raise ConfigError(f"urdf {path}: expected a URDF file, found no such file")
+    try:
+        return pinocchio.buildModelFromUrdf(str(path))
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"urdf {path}: expected a URDF file, found another: {text}") from None
+
+
 class UrdfKinematics:
     """Positions of a link in the frame of the URDF's root link, in m.
 
@@ -30,20 +55,11 @@ class UrdfKinematics:
     """
 
     def __init__(self, path: Path, tool_frame: str):
-        # Half a second of import that only this needs.
-        try:
-            import pinocchio
-        except ImportError as error:
-            raise ConfigError(f"urdf: expected the package pin (Pinocchio): {error}") from None
+        model = _read(path)
+        import pinocchio
+
         self._pinocchio = pinocchio
         self._path = path
-        if not path.is_file():
-            raise ConfigError(f"urdf {path}: expected a URDF file, found no such file")
-        try:
-            model = pinocchio.buildModelFromUrdf(str(path))
-        except ValueError as error:
-            text = " ".join(str(error).split())
-            raise ConfigError(f"urdf {path}: expected a URDF file, found another: {text}") from None
         body = pinocchio.FrameType.BODY
         if not model.existFrame(tool_frame, body):
             links = ", ".join(frame.name for frame in model.frames if frame.type == body)

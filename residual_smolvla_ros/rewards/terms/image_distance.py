@@ -57,7 +57,10 @@ class ImageDistance(RewardTerm):
         """Return the distance, 0..1, or `missing_value`."""
         pixels = transition.frame(self.camera, self.max_age_s).pixels
         size = np.array(pixels.shape[1::-1])
-        _, _, stats, centroids = cv2.connectedComponentsWithStats(self._mask(pixels))
+        # The algorithm that is OpenCV's default takes three times as long.
+        _, _, stats, centroids = cv2.connectedComponentsWithStatsWithAlgorithm(
+            self._mask(pixels), 8, cv2.CV_32S, cv2.CCL_SPAGHETTI
+        )
         # The first component is all the rest.
         areas = stats[1:, cv2.CC_STAT_AREA]
         if not areas.size or areas.max() < self.min_area * size.prod():

@@ -1,12 +1,14 @@
 """Reward term `joint_limits`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.rewards.term import RewardTerm, RobotDescription
 from residual_smolvla_ros.rewards.transition import Transition
+from residual_smolvla_ros.robots.urdf import joint_limits, so101_urdf
 
 
 @dataclass(kw_only=True)
@@ -23,8 +25,9 @@ class JointLimits(RewardTerm):
 
     margin: float = 0.1  # rad
     joints: tuple[str, ...] = ()  # all but the gripper
-    lower: tuple[float, ...] = ()  # rad, of `joints`; the robot's where it tells them
+    lower: tuple[float, ...] = ()  # rad, of `joints`; else the robot's, else the URDF's
     upper: tuple[float, ...] = ()
+    urdf: str = ""  # the SO101's of so101-nexus
 
     def __post_init__(self):
         if not self.margin > 0:
@@ -33,8 +36,12 @@ class JointLimits(RewardTerm):
     def begin(self, robot: RobotDescription) -> None:
         """Take the limits of the joints; raise ConfigError if they are not known."""
         self._joints = robot.select(self.joints)
-        self._lower = self._limit("lower", self.lower, robot.lower)
-        self._upper = self._limit("upper", self.upper, robot.upper)
+        lower, upper = robot.lower, robot.upper
+        if lower is None and not self.lower and not self.upper:
+            file = Path(self.urdf).expanduser() if self.urdf else so101_urdf()
+            lower, upper = joint_limits(file, list(robot.joint_names))
+        self._lower = self._limit("lower", self.lower, lower)
+        self._upper = self._limit("upper", self.upper, upper)
         if not (self._lower < self._upper).all():
             raise ConfigError(
                 f"lower, upper: expected lower < upper, found {self._lower} and {self._upper}"
