@@ -137,7 +137,7 @@ def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files
         nodes.append(NodeSpec("teleop", flatten(teleop, "teleop"), files))
     if values["success_classifier"]:
         checkpoint = Path(values["success_classifier"]).expanduser().resolve()
-        parameters = {"checkpoint": str(checkpoint), "cameras": cameras}
+        parameters = {"checkpoint": str(checkpoint), "cameras": cameras, "task": values["task"]}
         nodes.append(NodeSpec("success_classifier", parameters, files))
     if values["collect_frames"]:
         folder = Path(values["collect_frames"]).expanduser().resolve()

@@ -107,3 +107,35 @@ def test_a_file_that_is_no_parameter_file_is_refused(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ConfigError, match="expected"):
         build(tmp_path, config=file)
+
+
+def test_a_leader_arm_a_reward_model_and_the_page_are_nodes_of_the_session(tmp_path):
+    section = {"sim": False, "robot": {"type": "so101_follower", "cameras": {"top": {}}},
+               "teleop": {"type": "so101_leader", "port": "/dev/leader"}}  # fmt: skip
+    given = {"success_classifier": tmp_path, "collect_frames": tmp_path / "frames"}
+    described = build(tmp_path, config=write(tmp_path, section), console="true", **given)
+    nodes = parameters(described)
+    assert nodes["teleop"] == {"teleop.type": "so101_leader", "teleop.port": "/dev/leader"}
+    assert nodes["success_classifier"]["checkpoint"] == str(tmp_path)
+    assert nodes["frame_collector"]["output"] == str(tmp_path / "frames")
+    assert nodes["console"]["output"] == str(described.output)
+    for name in ("success_classifier", "frame_collector", "console", "reward"):
+        assert nodes[name]["cameras"] == ["top"]
+
+
+def test_a_leader_arm_without_a_type_is_named(tmp_path):
+    file = write(tmp_path, {"teleop": {"port": "/dev/leader"}})
+    with pytest.raises(ConfigError, match="expected a section teleop with a type"):
+        build(tmp_path, config=file)
+
+
+@pytest.mark.parametrize("name", ["success_classifier", "collect_frames"])
+def test_what_sees_images_in_real_time_is_refused_in_lockstep(tmp_path, name):
+    with pytest.raises(ArgumentError, match=f"{name}: expected lockstep:=false"):
+        build(tmp_path, **{name: str(tmp_path)})
+    build(tmp_path, lockstep="false", **{name: str(tmp_path)})
+
+
+def test_an_unknown_fate_of_unlabelled_episodes_is_refused(tmp_path):
+    with pytest.raises(ArgumentError, match="unlabelled: expected one of wait, failure, discard"):
+        build(tmp_path, unlabelled="sucess")
