@@ -70,7 +70,7 @@ ARGUMENTS = (
     Argument("unlabelled", "wait", "episode without label: wait, failure or discard", _unlabelled),
     Argument("console", "false", "serve a web page to run the session from", _boolean),
     Argument("success_classifier", "", "LeRobot reward model that sees success; not in lockstep"),
-    Argument("collect_frames", "", "dataset of labelled frames to write; not in lockstep"),
+    Argument("collect_frames", "", "dataset of labelled frames to write"),
     Argument("seed", "0", "seed of everything that is random in training", _count),
     Argument("eval_episodes", "200", "held-out episodes of an evaluation", _count),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),

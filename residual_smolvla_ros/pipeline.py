@@ -143,11 +143,16 @@ def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files
         folder = Path(values["collect_frames"]).expanduser().resolve()
         parameters = {"output": str(folder), "cameras": cameras, "task": values["task"]}
         nodes.append(NodeSpec("frame_collector", parameters, files))
-    for name in ("success_classifier", "collect_frames"):
-        if values[name] and values["sim"] and values["lockstep"]:
+    if values["sim"] and values["lockstep"]:
+        if values["success_classifier"]:
             raise ArgumentError(
-                f"{name}: expected lockstep:=false, since it sees images in real time, "
-                "found lockstep:=true"
+                "success_classifier: expected lockstep:=false, since it looks at images in real "
+                "time, found lockstep:=true"
+            )
+        if values["collect_frames"] and not values["camera_period_steps"]:
+            raise ArgumentError(
+                "collect_frames: expected lockstep:=false or camera_period_steps:=3, found an "
+                "image a plan only"
             )
     if values["console"]:
         parameters = {

@@ -130,10 +130,11 @@ def test_a_leader_arm_without_a_type_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["success_classifier", "collect_frames"])
-def test_what_sees_images_in_real_time_is_refused_in_lockstep(tmp_path, name):
+def test_what_needs_more_than_an_image_a_plan_is_refused_in_lockstep(tmp_path, name):
     with pytest.raises(ArgumentError, match=f"{name}: expected lockstep:=false"):
         build(tmp_path, **{name: str(tmp_path)})
     build(tmp_path, lockstep="false", **{name: str(tmp_path)})
+    build(tmp_path, collect_frames=str(tmp_path), camera_period_steps="3")
 
 
 def test_an_unknown_fate_of_unlabelled_episodes_is_refused(tmp_path):
