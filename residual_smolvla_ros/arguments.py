@@ -25,19 +25,22 @@ class Argument:
     modes: tuple[str, ...] = (FINETUNE, EVALUATE)
 
 
-def _boolean(text: str) -> bool:
+def boolean(text: str) -> bool:
+    """Return true or false from text; raise ValueError for anything else."""
     if text.lower() not in ("true", "false"):
         raise ValueError("true or false")
     return text.lower() == "true"
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """Return a whole number from text; raise ValueError for anything else."""
     if not text.isdecimal():
         raise ValueError("a whole number, 0 or more")
     return int(text)
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """Return a finite number from text; raise ValueError for anything else."""
     try:
         value = float(text)
     except ValueError:
@@ -54,28 +57,30 @@ def _unlabelled(text: str) -> str:
 
 
 ARGUMENTS = (
-    Argument("sim", "true", "the simulated SO101; false: the robot of the config", _boolean),
-    Argument("lockstep", "true", "simulate step by step; false: in real time", _boolean),
-    Argument("camera_period_steps", "0", "lockstep: images every n steps; 0: once a plan", _count),
+    Argument("sim", "true", "the simulated SO101; false: the robot of the config", boolean),
+    Argument("lockstep", "true", "simulate step by step; false: in real time", boolean),
+    Argument(
+        "camera_period_steps", "0", "lockstep: images every n steps; 0: once a plan", whole_number
+    ),
     Argument("config", "", "parameter file; default: config/sim.yaml or so101.yaml of the package"),
     Argument("base_checkpoint", str(DEMO_CHECKPOINT), "folder of the frozen SmolVLA checkpoint"),
     Argument("residual_checkpoint", "", "checkpoint or run folder whose residual to start from"),
     Argument("task", "Lift the red cube", "language instruction"),
-    Argument("episodes", "0", "training episodes at most; 0: no limit", _count, (FINETUNE,)),
-    Argument("total_steps", "150000", "control steps to train for", _count, (FINETUNE,)),
-    Argument("rate_hz", "30", "control rate of the robot, 1 to 100", _number),
-    Argument("episode_time_s", "0", "length of an episode; 0: max_steps of the config", _number),
-    Argument("reset_time_s", "10", "time to set the robot's scene; < 0: until done", _number),
+    Argument("episodes", "0", "training episodes at most; 0: no limit", whole_number, (FINETUNE,)),
+    Argument("total_steps", "150000", "control steps to train for", whole_number, (FINETUNE,)),
+    Argument("rate_hz", "30", "control rate of the robot, 1 to 100", number),
+    Argument("episode_time_s", "0", "length of an episode; 0: max_steps of the config", number),
+    Argument("reset_time_s", "10", "time to set the robot's scene; < 0: until done", number),
     Argument("reset_service", RESET, "service that sets the scene; default: the robot's own"),
     Argument("unlabelled", "wait", "episode without label: wait, failure or discard", _unlabelled),
-    Argument("console", "false", "serve a web page to run the session from", _boolean),
+    Argument("console", "false", "serve a web page to run the session from", boolean),
     Argument("success_classifier", "", "LeRobot reward model that sees success; not in lockstep"),
     Argument("collect_frames", "", "dataset of labelled frames to write"),
-    Argument("seed", "0", "seed of everything that is random in training", _count),
-    Argument("eval_episodes", "200", "held-out episodes of an evaluation", _count),
+    Argument("seed", "0", "seed of everything that is random in training", whole_number),
+    Argument("eval_episodes", "200", "held-out episodes of an evaluation", whole_number),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),
     Argument("device", "cpu", "torch device of SmolVLA"),
-    Argument("resume", "false", "go on with the run in output", _boolean, (FINETUNE,)),
+    Argument("resume", "false", "go on with the run in output", boolean, (FINETUNE,)),
 )
 
 
@@ -85,11 +90,16 @@ def arguments(mode: str) -> tuple[Argument, ...]:
 
 
 def parse_arguments(mode: str, given: dict[str, str]) -> dict:
-    """Return a value for every argument of the mode.
+    """Return a value for every argument of finetune or evaluate, as `parse_values` does."""
+    return parse_values(arguments(mode), given)
+
+
+def parse_values(wanted: tuple[Argument, ...], given: dict[str, str]) -> dict:
+    """Return a value for every wanted argument.
 
     Raises ArgumentError for an unknown name or a value that cannot be read.
     """
-    known = {argument.name: argument for argument in arguments(mode)}
+    known = {argument.name: argument for argument in wanted}
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ArgumentError(

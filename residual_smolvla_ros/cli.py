@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 from residual_smolvla_ros import arguments, pipeline
+from residual_smolvla_ros.success import training
 
 USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residual, evaluate, report
        residual-smolvla evaluate [name:=value ...]    base against base + residual
        residual-smolvla report output:=<run>          write a run's report anew
+       residual-smolvla train-success data:=<dataset> encoder:=<model> output:=<run>
+                                                      train a reward model on labelled frames
        residual-smolvla keys [robot:=so101_sim]       label, stop and take over from this terminal
        residual-smolvla call <service>                call a service, such as episode/success
        residual-smolvla <command> --show-args         list the arguments"""
@@ -17,7 +20,8 @@ KEYS = "in another terminal, residual-smolvla keys: label episodes, hold the arm
 
 
 PIPELINES = (arguments.FINETUNE, arguments.EVALUATE)
-COMMANDS = (*PIPELINES, "report", "keys", "call")
+TRAIN_SUCCESS = "train-success"
+COMMANDS = (*PIPELINES, "report", TRAIN_SUCCESS, "keys", "call")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,13 +47,15 @@ def _run(argv: list[str]) -> int:
     if command == "keys":
         return _keys(["--help"] if wants_help else rest)
     if wants_help:
-        print(_show_arguments(command) if command in PIPELINES else USAGE)
+        print(_show_arguments(command) if command in (*PIPELINES, TRAIN_SUCCESS) else USAGE)
         return 0
     if command == "call":
         return _call(rest)
     given = _parse(rest)
     if command == "report":
         return _report(given)
+    if command == TRAIN_SUCCESS:
+        return training.run(given)
     return _start(command, given)
 
 
@@ -65,7 +71,8 @@ def _parse(tokens: list[str]) -> dict[str, str]:
 
 def _show_arguments(mode: str) -> str:
     lines = [f"Arguments of residual-smolvla {mode} (name:=value):", ""]
-    for argument in arguments.arguments(mode):
+    of_mode = training.ARGUMENTS if mode == TRAIN_SUCCESS else arguments.arguments(mode)
+    for argument in of_mode:
         lines.append(f"    {argument.name}:")
         lines.append(f"        {argument.help} (default: {argument.default or '-'})")
     return "\n".join(lines)

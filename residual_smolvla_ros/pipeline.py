@@ -137,10 +137,23 @@ def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files
         nodes.append(NodeSpec("teleop", flatten(teleop, "teleop"), files))
     if values["success_classifier"]:
         checkpoint = Path(values["success_classifier"]).expanduser().resolve()
-        parameters = {"checkpoint": str(checkpoint), "cameras": cameras, "task": values["task"]}
+        if not checkpoint.is_dir():
+            raise CheckpointError(
+                f"success_classifier: expected a folder, found no such folder: {checkpoint}"
+            )
+        parameters = {
+            "checkpoint": str(checkpoint),
+            "cameras": cameras,
+            "device": values["device"],
+            "task": values["task"],
+        }
         nodes.append(NodeSpec("success_classifier", parameters, files))
     if values["collect_frames"]:
         folder = Path(values["collect_frames"]).expanduser().resolve()
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ArgumentError(
+                f"collect_frames: expected a new or empty folder, found files in {folder}"
+            )
         parameters = {"output": str(folder), "cameras": cameras, "task": values["task"]}
         nodes.append(NodeSpec("frame_collector", parameters, files))
     if values["sim"] and values["lockstep"]:

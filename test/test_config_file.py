@@ -6,7 +6,7 @@ import pytest
 
 from residual_smolvla_ros import pipeline
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT, EVALUATE, FINETUNE, ArgumentError
-from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.errors import CheckpointError, ConfigError
 
 SO101 = pipeline.share_directory() / "config" / "so101.yaml"
 
@@ -135,6 +135,14 @@ def test_what_needs_more_than_an_image_a_plan_is_refused_in_lockstep(tmp_path, n
         build(tmp_path, **{name: str(tmp_path)})
     build(tmp_path, lockstep="false", **{name: str(tmp_path)})
     build(tmp_path, collect_frames=str(tmp_path), camera_period_steps="3")
+
+
+def test_a_reward_model_that_is_not_there_and_frames_that_are_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="success_classifier: expected a folder, found no"):
+        build(tmp_path, lockstep="false", success_classifier=tmp_path / "none")
+    (tmp_path / "frame").touch()
+    with pytest.raises(ArgumentError, match="collect_frames: expected a new or empty folder"):
+        build(tmp_path, lockstep="false", collect_frames=tmp_path)
 
 
 def test_an_unknown_fate_of_unlabelled_episodes_is_refused(tmp_path):

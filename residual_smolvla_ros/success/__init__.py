@@ -1,0 +1,1 @@
+"""Learned success: LeRobot's reward models, frames to train them on, and their training."""
