@@ -57,7 +57,7 @@ setup(
     maintainer_email="maintainers@residual-smolvla-ros.example",
     python_requires=">=3.12",
     packages=find_packages(exclude=["test", "test.*", "tools", "tools.*"]),
-    package_data={PACKAGE: ["assets/**/*", "reporting/*.j2"]},
+    package_data={PACKAGE: ["assets/**/*", "console/static/*", "reporting/*.j2"]},
     data_files=DATA_FILES,
     zip_safe=False,
     install_requires=[

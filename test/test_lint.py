@@ -18,6 +18,7 @@ LAYERS = {
     "learning": {"learning", "policy", "records", "arguments", "errors"},
     "rewards": {"rewards", "robots", "records", "errors"},
     "robots": {"robots", "errors"},
+    "console": {"console", "learning", "reporting", "robots", "records", "progress", "errors"},
     "success": {"success", "arguments", "records", "errors"},
     "reporting": {"reporting", "learning", "records"},
     "arguments.py": set(),
