@@ -34,7 +34,7 @@ from browser import Console, Proxy, chromium, wait_until
 from robot_graph import HOME, Bridge, Emulator, Peer, isolate
 
 from residual_smolvla_ros.nodes.common import image_qos
-from residual_smolvla_ros.nodes.images import to_image_message
+from residual_smolvla_ros.nodes.parts.images import to_image_message
 
 DOMAIN = 93
 RATE_HZ = 30.0

@@ -24,8 +24,8 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos, to_nanoseconds
-from residual_smolvla_ros.nodes.image_intake import ImageIntake
-from residual_smolvla_ros.nodes.images import from_compressed_message, from_image_message
+from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
+from residual_smolvla_ros.nodes.parts.images import from_compressed_message, from_image_message
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 from camera_process import Camera, ros

@@ -30,7 +30,7 @@ from residual_smolvla_ros.nodes.common import (
     image_qos,
     to_message,
 )
-from residual_smolvla_ros.nodes.images import to_compressed_message, to_image_message
+from residual_smolvla_ros.nodes.parts.images import to_compressed_message, to_image_message
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, pack
 from residual_smolvla_ros.robots.frames import encode_jpeg
 from residual_smolvla_ros.robots.units import JOINT_NAMES

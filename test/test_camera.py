@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from residual_smolvla_ros.nodes.common import to_nanoseconds
-from residual_smolvla_ros.nodes.images import from_compressed_message, from_image_message
+from residual_smolvla_ros.nodes.parts.images import from_compressed_message, from_image_message
 from residual_smolvla_ros.robots.cameras import CameraStream
 from residual_smolvla_ros.robots.lerobot_config import camera_config
 

@@ -14,8 +14,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos, to_stamp
-from residual_smolvla_ros.nodes.image_intake import ImageIntake, read_stamp
-from residual_smolvla_ros.nodes.images import to_compressed_message, to_image_message
+from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake, read_stamp
+from residual_smolvla_ros.nodes.parts.images import to_compressed_message, to_image_message
 
 DOMAIN = 42
 SECOND = 1_000_000_000

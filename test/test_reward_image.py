@@ -9,8 +9,8 @@ from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 
 from residual_smolvla_ros.nodes.common import PipelineNode, to_stamp
-from residual_smolvla_ros.nodes.image_intake import ImageIntake
-from residual_smolvla_ros.nodes.images import to_compressed_message, to_image_message
+from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
+from residual_smolvla_ros.nodes.parts.images import to_compressed_message, to_image_message
 from residual_smolvla_ros.rewards.composition import make_reward
 from residual_smolvla_ros.rewards.term import RobotDescription
 from residual_smolvla_ros.rewards.transition import Frame, Transition

@@ -29,7 +29,7 @@ from residual_smolvla_ros.nodes.common import (
     to_message,
     to_nanoseconds,
 )
-from residual_smolvla_ros.nodes.images import to_image_message
+from residual_smolvla_ros.nodes.parts.images import to_image_message
 from residual_smolvla_ros.records import EPISODE_EVENT, SUCCESS_ESTIMATE, pack, unpack
 
 DOMAIN = 50

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos, to_stamp
 from residual_smolvla_ros.nodes.common import main as run
-from residual_smolvla_ros.nodes.images import to_compressed_message, to_image_message
+from residual_smolvla_ros.nodes.parts.images import to_compressed_message, to_image_message
 from residual_smolvla_ros.robots.cameras import RETRY_S, CameraStream
 from residual_smolvla_ros.robots.frames import Frame
 from residual_smolvla_ros.robots.lerobot_config import camera_config

@@ -25,8 +25,8 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
-from residual_smolvla_ros.nodes.console_images import CameraViews
-from residual_smolvla_ros.nodes.console_jog import JogPublisher
+from residual_smolvla_ros.nodes.parts.console_images import CameraViews
+from residual_smolvla_ros.nodes.parts.console_jog import JogPublisher
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, Record
 from residual_smolvla_ros.reporting.results import read_outcomes
 

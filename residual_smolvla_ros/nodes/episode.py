@@ -26,8 +26,8 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import (
     main as run,
 )
-from residual_smolvla_ros.nodes.images import from_image_message
-from residual_smolvla_ros.nodes.scene_reset import SceneReset
+from residual_smolvla_ros.nodes.parts.images import from_image_message
+from residual_smolvla_ros.nodes.parts.scene_reset import SceneReset
 from residual_smolvla_ros.records import EPISODE_EVENT, LABELS, REWARD, WEIGHTS, Record, pack
 from residual_smolvla_ros.reporting.report import format_table, write_report
 from residual_smolvla_ros.reporting.results import (

@@ -7,7 +7,7 @@ from std_msgs.msg import Bool
 
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
-from residual_smolvla_ros.nodes.image_intake import ImageIntake
+from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.records import EPISODE_EVENT, Record
 from residual_smolvla_ros.success.collector import Collector, FrameWindow
 from residual_smolvla_ros.success.frames import FrameDataset

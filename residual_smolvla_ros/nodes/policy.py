@@ -23,9 +23,9 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import (
     main as run,
 )
-from residual_smolvla_ros.nodes.image_intake import ImageIntake
-from residual_smolvla_ros.nodes.intervention import Intervention
-from residual_smolvla_ros.nodes.policy_views import PolicyViews
+from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
+from residual_smolvla_ros.nodes.parts.intervention import Intervention
+from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig

@@ -18,7 +18,7 @@ from residual_smolvla_ros.nodes.common import (
     to_nanoseconds,
 )
 from residual_smolvla_ros.nodes.common import main as run
-from residual_smolvla_ros.nodes.image_intake import ImageIntake
+from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.records import (
     DISCARD,
     ENVIRONMENT_STATE,

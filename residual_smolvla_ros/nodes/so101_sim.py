@@ -28,7 +28,7 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import (
     main as run,
 )
-from residual_smolvla_ros.nodes.images import pinhole_info, to_image_message
+from residual_smolvla_ros.nodes.parts.images import pinhole_info, to_image_message
 from residual_smolvla_ros.records import ENVIRONMENT_STATE, EPISODE_EVENT, Record, pack
 from residual_smolvla_ros.robots.simulation import CAMERAS, RATE_HZ, SimulatedSO101
 

@@ -13,7 +13,7 @@ from std_msgs.msg import Bool, Float32, String
 
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, to_message
 from residual_smolvla_ros.nodes.common import main as run
-from residual_smolvla_ros.nodes.image_intake import ImageIntake
+from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.records import SUCCESS_ESTIMATE, pack
 from residual_smolvla_ros.success.hold import SuccessHold
 from residual_smolvla_ros.success.model import SuccessModel

@@ -10,8 +10,8 @@ from rclpy.serialization import deserialize_message
 from residual_smolvla_ros.console.server import Picture
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos
-from residual_smolvla_ros.nodes.image_intake import TRANSPORTS, read_stamp
-from residual_smolvla_ros.nodes.images import from_image_message
+from residual_smolvla_ros.nodes.parts.image_intake import TRANSPORTS, read_stamp
+from residual_smolvla_ros.nodes.parts.images import from_image_message
 from residual_smolvla_ros.robots.frames import encode_jpeg
 
 JPEG_QUALITY = 80

@@ -9,7 +9,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos
-from residual_smolvla_ros.nodes.images import from_compressed_message, from_image_message
+from residual_smolvla_ros.nodes.parts.images import from_compressed_message, from_image_message
 
 TRANSPORTS = {
     "raw": (Image, "image_raw", from_image_message),
