@@ -65,6 +65,20 @@ def test_an_interrupted_run_ends_in_the_same_bits(finished, tmp_path, config):
     assert checkpoint_bytes(tmp_path / "b") == checkpoint_bytes(finished)
 
 
+def test_in_real_time_every_step_that_an_episode_counts_was_the_policys(tmp_path, config):
+    """The simulator goes on between episodes: its first steps after a reset are nobody's."""
+    output = tmp_path / "r"
+    code, text = graph.run(
+        DOMAIN + 7, "finetune", config=config, output=output, episodes=4, eval_episodes=0,
+        lockstep="false",
+    )  # fmt: skip
+    assert code == 0, text
+    steps = [json.loads(line)["steps"] for line in (output / "episodes.jsonl").open()]
+    updates = [json.loads(line) for line in (output / "updates.jsonl").open()]
+    assert [u["env_steps"] for u in updates] == [sum(steps[:2]), sum(steps[:4])]
+    assert "were lost" not in (output / "log" / "learner.log").read_text()
+
+
 def test_another_seed_ends_in_other_weights_and_ctrl_c_keeps_a_checkpoint(
     finished, tmp_path, config
 ):

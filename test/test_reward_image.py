@@ -16,7 +16,7 @@ from residual_smolvla_ros.rewards.term import RobotDescription
 from residual_smolvla_ros.rewards.transition import Frame, Transition
 from residual_smolvla_ros.robots.frames import encode_jpeg
 
-DOMAIN = 57
+DOMAIN = 43
 MILLISECOND = 1_000_000
 STATE = 10_000 * MILLISECOND
 RED, GREEN, GREY = (200, 20, 20), (20, 200, 20), (90, 90, 90)

@@ -146,7 +146,10 @@ class LearnerNode(PipelineNode):
 
     def _on_reward(self, record: Record) -> None:
         self._assembler.add_reward(record)
-        self._take_episodes()
+        waiting = self._assembler.waiting
+        if waiting is None or record.metadata["stamp"] <= waiting.last_stamp:
+            self._heard_at = time.monotonic()
+        self._pop_episodes()
 
     def _on_executed(self, message: JointState) -> None:
         positions = dict(zip(message.name, message.position, strict=False))

@@ -69,7 +69,8 @@ class RewardNode(PipelineNode):
                 f"terms with cameras {', '.join(self._reward.cameras)}: expected an image every "
                 f"step, found one every {period}; give camera_period_steps:=1 or lockstep:=false"
             )
-        self._join = TransitionJoin(self._reward.needs, environment)
+        needs = self._reward.needs | ({"environment"} if environment else set())
+        self._join = TransitionJoin(needs, environment and lockstep)
         self._judged: dict[int, tuple[Transition, Shares]] = {}
         self._first_stamp, self._estimated = 0, False
         self._poses: dict[str, Pose] = {}
@@ -79,7 +80,7 @@ class RewardNode(PipelineNode):
         self._shares = [
             self.create_publisher(Float32, f"reward/terms/{name}", 1) for name in self._reward.names
         ]
-        self._subscribe(environment)
+        self._subscribe(environment, environment and lockstep)
         # Declared in any case, so that a parameter file may hold them.
         self._images = ImageIntake(self, self._reward.cameras, lockstep)
         self._frames = {name: partial(self._frame, name) for name in self._reward.cameras}
@@ -93,11 +94,11 @@ class RewardNode(PipelineNode):
                 what = "a simulator" if need == "environment" else "a robot with executed_command"
                 raise ConfigError(f"terms {', '.join(names)}: expected {what}, found none")
 
-    def _subscribe(self, environment: bool) -> None:
+    def _subscribe(self, environment: bool, lockstep: bool) -> None:
         needs = self._reward.needs
         if environment:
             self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_environment)
-        if "step" in needs or not environment:
+        if "step" in needs or not lockstep:
             self.record_subscription(STEP, "policy/step", self._on_step)
         if "joints" in needs:
             # Deep: in lockstep the simulator does not wait for rewards.

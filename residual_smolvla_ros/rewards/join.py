@@ -23,7 +23,6 @@ class _Step:
     stamp: int
     next_stamp: int
     tick: int
-    environment: Record | None
     known_at: float
 
 
@@ -39,44 +38,46 @@ class _Recent(dict):
 class TransitionJoin:
     """Collect records and messages by their stamps, and hand out transitions in their order.
 
-    With `environment` a simulator's records tell which state follows which; else the policy's
-    steps do. `needs` are those of the terms. A step that lacks one of them for LATE_S is handed out
-    without it.
+    With `lockstep` a simulator's records tell which state follows which, and all of them are
+    steps; else the policy's steps do. `needs` are those of the terms, and "environment" where a
+    simulator judges. A step that lacks one of them for LATE_S is handed out without it.
     """
 
     def __init__(
         self,
         needs: frozenset[str],
-        environment: bool,
+        lockstep: bool,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._needs = needs
         self._clock = clock
-        self._environment = environment
+        self._lockstep = lockstep
         self._waiting: deque[_Step] = deque()
         self._tick = 0
         self._newest: Record | None = None  # the step whose following one is awaited
         self._steps, self._states, self._executed = _Recent(), _Recent(), _Recent()
+        self._environments = _Recent()
         self.incomplete = 0
 
     def add_environment(self, record: Record) -> None:
         """Take an environment/state record."""
-        if not record.metadata["previous_stamp"]:  # the first of an episode ends no step
+        stamp, previous = record.metadata["stamp"], record.metadata["previous_stamp"]
+        self._environments[stamp] = record
+        if not previous:  # the first of an episode ends no step
             self._tick = 0
-            return
-        stamps = record.metadata["previous_stamp"], record.metadata["stamp"]
-        self._waiting.append(_Step(*stamps, self._tick, record, self._clock()))
-        self._tick += 1
+        elif self._lockstep:
+            self._waiting.append(_Step(previous, stamp, self._tick, self._clock()))
+            self._tick += 1
 
     def add_step(self, record: Record, command: np.ndarray) -> None:
         """Take a policy/step record and its command (joints,) in rad."""
         self._steps[record.metadata["stamp"]] = (command, record["residual"])
         before, self._newest = self._newest, record
-        if self._environment or before is None:
+        if self._lockstep or before is None:
             return
         if before.metadata["episode"] == record.metadata["episode"]:
             stamps = before.metadata["stamp"], record.metadata["stamp"]
-            self._waiting.append(_Step(*stamps, before.metadata["tick"], None, self._clock()))
+            self._waiting.append(_Step(*stamps, before.metadata["tick"], self._clock()))
 
     def add_state(self, stamp: int, position, velocity, effort) -> None:
         """Take a state: (joints,) in rad, rad/s and shares of full drive."""
@@ -102,8 +103,22 @@ class TransitionJoin:
             "step": step.stamp in self._steps,
             "joints": step.next_stamp in self._states,
             "executed": step.stamp in self._executed,
+            "environment": step.next_stamp in self._environments,
         }
-        return all(found.get(need, True) for need in self._needs)
+        return all(found[need] for need in self._needs)
+
+    def _environment(self, step: _Step) -> Record | None:
+        """Return the record of the following state, with the rewards since the step's own.
+
+        In real time the policy may leave out states.
+        """
+        record = self._environments.get(step.next_stamp)
+        if record is None or self._lockstep:
+            return record
+        between = [r for s, r in self._environments.items() if step.stamp < s <= step.next_stamp]
+        reward = np.float32(sum(float(r["reward"]) for r in between))
+        success = any(r.metadata["success"] for r in between)
+        return Record(record.tensors | {"reward": reward}, record.metadata | {"success": success})
 
     def _make(self, step: _Step, extra: dict) -> Transition:
         command, residual = self._steps.get(step.stamp, (None, None))
@@ -118,6 +133,6 @@ class TransitionJoin:
             command=command,
             executed=self._executed.get(step.stamp),
             residual=residual,
-            environment=step.environment,
+            environment=self._environment(step),
             **extra,
         )
