@@ -1,5 +1,6 @@
 """The bridge in a process of its own on emulated servos, and a node that stands for its peers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -29,6 +30,18 @@ TIMEOUT_S = 30.0
 def isolate(domain: int) -> None:
     """Keep this process and its children on a ROS domain of its own."""
     os.environ.update(pipeline.environment() | {"ROS_DOMAIN_ID": str(domain)})
+
+
+@contextlib.contextmanager
+def isolated(domain: int):
+    """Isolate for a while; the environment is put back."""
+    before = dict(os.environ)
+    isolate(domain)
+    try:
+        yield domain
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class Bridge:
@@ -164,4 +177,4 @@ class Peer:
         self._context.try_shutdown()
 
 
-__all__ = ["HOME", "Bridge", "Emulator", "Peer", "isolate"]
+__all__ = ["HOME", "Bridge", "Emulator", "Peer", "isolate", "isolated"]

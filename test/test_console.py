@@ -3,14 +3,13 @@
 import contextlib
 import http.client
 import http.server
-import os
 import signal
 import socket
 import threading
 
 import pytest
 from browser import Console, Proxy, Session, chromium, wait_until
-from robot_graph import isolate
+from robot_graph import isolated
 from sensor_msgs.msg import JointState
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -36,11 +35,8 @@ KEYS = {"s": "success", "f": "failure", "r": "discard", "ArrowLeft": "discard", 
 
 @pytest.fixture(scope="module", autouse=True)
 def domain():
-    before = dict(os.environ)
-    isolate(DOMAIN)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with isolated(DOMAIN):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
-from robot_graph import isolate
+from robot_graph import isolated
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
@@ -127,11 +127,8 @@ class Session:
 
 @pytest.fixture(scope="module", autouse=True)
 def domain():
-    before = dict(os.environ)
-    isolate(DOMAIN)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with isolated(DOMAIN):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
 """The whole pipeline on an arm that is only emulated at its servos and cameras' devices."""
 
 import json
-import os
 import time
 
 import graph
 import psutil
 import pytest
 from feetech_emulator import Emulator
-from robot_graph import isolate
+from robot_graph import isolated
 from video_device import VideoDevice
 
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
@@ -20,11 +19,8 @@ NODES = {"so101_bridge", "camera", "policy", "reward", "learner", "episode"}
 
 @pytest.fixture
 def domain(request):
-    before = dict(os.environ)
-    isolate(DOMAIN + request.param)
-    yield DOMAIN + request.param
-    os.environ.clear()
-    os.environ.update(before)
+    with isolated(DOMAIN + request.param) as domain:
+        yield domain
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ again once the cause is gone.
 """
 
 import math
-import os
 import signal
 
 import numpy as np
 import pytest
-from robot_graph import HOME, Bridge, Emulator, Peer, isolate
+from robot_graph import HOME, Bridge, Emulator, Peer, isolated
 
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
@@ -21,11 +20,8 @@ AWAY = (1.5, -0.8, 0.8, 1.0, 0.3, 0.5)
 
 @pytest.fixture(scope="module", autouse=True)
 def domain():
-    before = dict(os.environ)
-    isolate(DOMAIN)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with isolated(DOMAIN):
+        yield
 
 
 @pytest.fixture(scope="module")

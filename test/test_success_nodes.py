@@ -4,7 +4,6 @@ The test plays the cameras and the node `episode`; the scene changes when it say
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,11 +15,11 @@ import tiny_classifier
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
+from robot_graph import isolated
 from sensor_msgs.msg import Image
 from std_msgs.msg import Bool, Float32, UInt8MultiArray
 from tiny_classifier import CAMERAS, scenes
 
-from residual_smolvla_ros import pipeline
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
@@ -148,11 +147,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def domain():
-    before = dict(os.environ)
-    os.environ.update(pipeline.environment() | {"ROS_DOMAIN_ID": str(DOMAIN)})
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with isolated(DOMAIN):
+        yield
 
 
 @pytest.fixture(scope="module")

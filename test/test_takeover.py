@@ -1,13 +1,12 @@
 """A person takes the arm from the policy in a running episode, and gives it back."""
 
 import json
-import os
 
 import graph
 import numpy as np
 import pytest
 from rclpy.qos import QoSProfile
-from robot_graph import Peer, isolate
+from robot_graph import Peer, isolated
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, UInt8MultiArray
 from trajectory_msgs.msg import JointTrajectory
@@ -68,20 +67,17 @@ class Person(Peer):
 
 @pytest.fixture
 def session(tmp_path):
-    before = dict(os.environ)
-    isolate(DOMAIN)
-    process = graph.start(
-        DOMAIN, "evaluate", lockstep="false", eval_episodes=1, episode_time_s=600,
-        output=tmp_path / "run", config=graph.write_config(tmp_path),
-    )  # fmt: skip
-    person = Person()
-    # Its own commands are none: a robot with two publishers would follow neither.
-    person.node.destroy_publisher(person._commands)
-    yield process, person
-    person.close()
-    graph.stop(process)
-    os.environ.clear()
-    os.environ.update(before)
+    with isolated(DOMAIN):
+        process = graph.start(
+            DOMAIN, "evaluate", lockstep="false", eval_episodes=1, episode_time_s=600,
+            output=tmp_path / "run", config=graph.write_config(tmp_path),
+        )  # fmt: skip
+        person = Person()
+        # Its own commands are none: a robot with two publishers would follow neither.
+        person.node.destroy_publisher(person._commands)
+        yield process, person
+        person.close()
+        graph.stop(process)
 
 
 def test_the_arm_changes_hands_without_a_jump_and_the_steps_are_marked(session, tmp_path):

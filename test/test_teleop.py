@@ -1,7 +1,6 @@
 """A leader arm on emulated servos, read by LeRobot's own driver: its targets, and its faults."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from feetech_emulator import Emulator
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
-from robot_graph import isolate
+from robot_graph import isolated
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
@@ -186,11 +185,8 @@ class Teleop:
 
 @pytest.fixture
 def ros():
-    before = dict(os.environ)
-    isolate(DOMAIN)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    with isolated(DOMAIN):
+        yield
 
 
 @pytest.fixture
