@@ -114,7 +114,7 @@ class EpisodeAssembler:
         stamps = self._played(end)
         if len(stamps) != end.steps or not all(self._has_partners(stamp) for stamp in stamps):
             return False
-        if end.judged and self._labels[end.last_stamp] != end.judged:
+        if end.judged and self._labels.get(end.last_stamp) != end.judged:
             return False
         return not end.truncated or self._following(end, end.last_stamp) is not None
 

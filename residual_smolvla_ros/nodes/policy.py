@@ -174,9 +174,10 @@ class PolicyNode(PipelineNode):
             return
         if self._person.switch(stamp / 1e9, lerobot_to_rad(state, self._joint_names)):
             self._policy.replan()
-        # A person needs no plan, but features do: the one of before will do.
-        needs_plan = self._policy.needs_plan and not (self._person.drives and self._policy.has_plan)
-        if not self._images.fit(stamp, needs_plan):
+        # A person needs neither images nor a plan; features do, and the one of before will do.
+        led = self._person.drives and self._policy.has_plan
+        needs_plan = self._policy.needs_plan and not led
+        if not led and not self._images.fit(stamp, needs_plan):
             self._tell_images(stamp)
             return
         if needs_plan and not self._plan_chunk(state):
@@ -184,7 +185,7 @@ class PolicyNode(PipelineNode):
         step, positions, intervention = self._step(stamp / 1e9, state, extra)
         self._publish_command(message, stamp, positions)
         self._publish_step(stamp, step, intervention=intervention)
-        if not intervention:
+        if self._views.watched and not intervention:
             base = self._policy.base.unnormalise_action(step.base)
             self._views.publish(message.header.stamp, base, positions)
 
