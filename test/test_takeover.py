@@ -16,9 +16,9 @@ from residual_smolvla_ros.records import STEP, unpack
 
 DOMAIN = 27
 REACH = 0.5  # rad, how far the person's target is from the arm
-# A handover of 1 s at 30 Hz moves the command by 1.5 / 30 of the offset a step at most; ticks of
-# a busy machine come up to three periods apart.
-STEP_BOUND = 0.15 * REACH
+# A handover of 1 s moves the command by at most 0.15 of the offset in a tick of 0.1 s, as those of a
+# busy machine may be, and the policy moves too; a jump would be all of the offset.
+STEP_BOUND = 0.3 * REACH
 
 
 class Person(Peer):
@@ -106,8 +106,10 @@ def test_the_arm_changes_hands_without_a_jump_and_the_steps_are_marked(session, 
     assert person.steps[sorted(person.steps)[own_again]]["decision"]
 
     assert person.call("episode/stop").success
-    refused = person.call("intervention/start")
-    assert (refused.success, refused.message) == (False, "no episode is running")
+    # The policy hears of the episode's end by a topic, perhaps after this call.
+    person.until(
+        lambda: person.call("intervention/start").message == "no episode is running", "a refusal"
+    )
     assert person.call("episode/start").success
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
