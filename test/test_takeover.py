@@ -16,8 +16,8 @@ from residual_smolvla_ros.records import STEP, unpack
 
 DOMAIN = 27
 REACH = 0.5  # rad, how far the person's target is from the arm
-# A handover of 1 s moves the command by at most 0.15 of the offset in a tick of 0.1 s, as those of a
-# busy machine may be, and the policy moves too; a jump would be all of the offset.
+# A handover of 1 s moves the command by at most 0.15 of the offset in a tick of 0.1 s, as those of
+# a busy machine may be, and the policy moves too; a jump would be all of the offset.
 STEP_BOUND = 0.3 * REACH
 
 
