@@ -171,7 +171,8 @@ class EpisodeNode(PipelineNode):
     # -- what the session says --------------------------------------------------------------
 
     def _publish_event(self, fields: dict) -> None:
-        if fields["event"] == "end" and not fields["label"]:
+        waits = fields["event"] == "end" and not fields["label"]
+        if waits and fields["reason"] != "labelled":
             self.get_logger().warning(
                 f"episode {fields['episode']}: {fields['reason']}: label it by episode/success, "
                 "failure or discard"
