@@ -137,7 +137,7 @@ install_packages() {
     if [[ ! -t 2 ]]; then options+=(--quiet); fi
     rm -f "$stamp"
     touch "$unfinished"
-    say "installing the packages (about 5 GB; half a minute to some minutes, once)"
+    say "installing the packages (about 6 GB; half a minute to some minutes, once)"
     VIRTUAL_ENV="$venv" "$uv" pip install --python "$python" ${options[@]+"${options[@]}"} \
         --constraint constraints.txt --build-constraint constraints.txt \
         --editable '.[ros,sim,test]'
