@@ -108,8 +108,8 @@ ENVIRONMENT_STATE = Schema(
     metadata={"stamp": int, "previous_stamp": int, "success": _flag},
 )
 
-# episode/event: `event` is prepare, end or label; `plan` is the EpisodePlan as JSON. An `end` without
-# `label` is followed by a `label` once it is known.
+# episode/event: `event` is prepare, end or label; `plan` is the EpisodePlan as JSON. An `end`
+# without a label is followed by the event `label` once it is known.
 EPISODE_EVENT = Schema(
     "episode_event",
     metadata={
