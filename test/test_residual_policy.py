@@ -255,7 +255,7 @@ def test_final_features_are_those_of_the_state_after_the_last_step(
 ):
     policy = make_policy(config)
     play(policy, images, base.chunk_size)
-    found = split(config, policy.final_features(STATE))
+    found = split(config, policy.features(STATE))
     np.testing.assert_array_equal(found["chunk_position"], [1.0])
     np.testing.assert_allclose(found["episode_time"], [base.chunk_size / 200])
 

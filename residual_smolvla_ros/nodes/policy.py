@@ -293,7 +293,7 @@ class PolicyNode(PipelineNode):
         """At the time limit: publish the state that the critic bootstraps from; no command."""
         none = np.zeros(self._policy.base.action_size, dtype=np.float32)
         step = PolicyStep(
-            features=self._policy.final_features(state, extra),
+            features=self._policy.features(state, extra),
             base=none,
             residual=np.zeros(self._policy.config.residual_size, dtype=np.float32),
             correction=none,

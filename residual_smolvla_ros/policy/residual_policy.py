@@ -130,22 +130,35 @@ class ResidualSmolVLAPolicy:
 
     def plan(self, images: dict[str, np.ndarray], state: np.ndarray) -> None:
         """Let SmolVLA plan the next chunk from images (H, W, 3) and state in LeRobot's units."""
-        noise = self.base.make_noise(self._seed, self._plans)
-        self._chunk = self.base.plan(images, state, self.task, noise)
+        self.take_plan(self.base.plan(images, state, self.task, self.next_noise()))
+
+    def next_noise(self) -> torch.Tensor:
+        """Return the flow's initial noise (1, chunk, action) of the next plan."""
+        return self.base.make_noise(self._seed, self._plans)
+
+    def take_plan(self, chunk: np.ndarray) -> None:
+        """Follow a chunk (chunk, action_size), normalised, that was planned from `next_noise`."""
+        self._chunk = chunk
         self._chunk_index, self._outdated = 0, False
         self._plans += 1
 
     @torch.inference_mode()
-    def step(self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None) -> PolicyStep:
+    def step(
+        self,
+        state: np.ndarray,
+        extra: dict[str, np.ndarray] | None = None,
+        residual: np.ndarray | None = None,
+    ) -> PolicyStep:
         """Return the next action for the state (joints,) in LeRobot's units.
 
         `extra` holds what the features need beside it: `privileged`, and `target`, the position
-        (3,) of the task's object in the base frame in m.
+        (3,) of the task's object in the base frame in m. A given `residual` (residual_size,)
+        stands in for the network's where a decision is due.
         """
         base = self._chunk[self._chunk_index]
         features = self._features(state, extra or {})
         if self._held is None or self._tick - self._held.tick >= self.config.hold_steps:
-            self._held = self._decide(features, state)
+            self._held = self._decide(features, state, residual)
         step = replace(
             self._held,
             features=features,
@@ -182,10 +195,10 @@ class ResidualSmolVLAPolicy:
         self._tick += 1
         return step
 
-    def final_features(
+    def features(
         self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None
     ) -> np.ndarray:
-        """Return the features of the state after the last step, from which a critic bootstraps."""
+        """Return the features (feature_size,) of a state; a critic bootstraps from the last."""
         return self._features(state, extra or {})
 
     def _planned(self, ahead: int = 0) -> np.ndarray:
@@ -216,9 +229,13 @@ class ResidualSmolVLAPolicy:
             values["target_from_plan"] = np.clip(miss, -TARGET_CLIP, TARGET_CLIP)
         return values
 
-    def _decide(self, features: np.ndarray, state: np.ndarray) -> PolicyStep:
+    def _decide(
+        self, features: np.ndarray, state: np.ndarray, given: np.ndarray | None
+    ) -> PolicyStep:
         mean, value = self.network(torch.from_numpy(features).unsqueeze(0))
-        if self._explore:
+        if given is not None:
+            residual = torch.as_tensor(given, dtype=torch.float32).unsqueeze(0)
+        elif self._explore:
             noise = torch.randn(mean.shape, generator=self._generator)
             residual = mean + torch.exp(self.network.log_std) * noise
         elif self._use_residual:

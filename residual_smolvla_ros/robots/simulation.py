@@ -51,11 +51,15 @@ class SimulatorState:
 
 
 class SimulatedSO101:
-    """Step LeRobot's simulated SO101 at 30 Hz; render only when asked."""
+    """Step LeRobot's simulated SO101 at 30 Hz; render only when asked.
+
+    Made `like` another one, it shares that one's compiled model and OpenGL context, which a
+    process can have one of; close that one last.
+    """
 
     joint_names = JOINT_NAMES
 
-    def __init__(self) -> None:
+    def __init__(self, like: "SimulatedSO101 | None" = None) -> None:
         self._calibration = tempfile.TemporaryDirectory(prefix="so101_sim_")
         calibration = Path(self._calibration.name)
         write_synthetic_calibration(calibration, "sim")
@@ -80,6 +84,9 @@ class SimulatedSO101:
         )
         self.robot.connect()
         self._env = self.robot._env.unwrapped
+        self._like = like
+        if like is not None:
+            self._env.model = like.model
         self._renderer: Renderer | None = None
         self._success = False
 
@@ -149,9 +156,14 @@ class SimulatedSO101:
 
     def render(self, name: str) -> np.ndarray:
         """Return the view of a camera of `CAMERAS`, or "spectator", as (H, W, 3) uint8."""
+        return self._shared_renderer().render(self.data, name)
+
+    def _shared_renderer(self) -> Renderer:
+        if self._like is not None:
+            return self._like._shared_renderer()
         if self._renderer is None:
             self._renderer = Renderer(self.model, {**CAMERAS, "spectator": SPECTATOR})
-        return self._renderer.render(self.data, name)
+        return self._renderer
 
     def close(self) -> None:
         """Release the simulator."""

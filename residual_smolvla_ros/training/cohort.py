@@ -1,0 +1,78 @@
+"""Episodes played side by side, so that SmolVLA plans for all arms at once."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from residual_smolvla_ros.learning.schedule import EpisodePlan
+from residual_smolvla_ros.policy.base import FrozenSmolVLA
+from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.rewards.composition import Reward
+from residual_smolvla_ros.robots.kinematics import Kinematics
+from residual_smolvla_ros.robots.simulation import SimulatedSO101
+from residual_smolvla_ros.training.arm import Arm, Played
+
+
+class Cohort:
+    """`size` simulated arms in one process.
+
+    All begin their episodes together, so plans and vision tokens are due at the same steps and are
+    computed in one batch. `make_reward` makes the reward of one arm.
+    """
+
+    def __init__(
+        self, base: FrozenSmolVLA, task: str, size: int, make_reward: Callable[[], Reward]
+    ):
+        self._base = base
+        self._task = task
+        kinematics = Kinematics()
+        first = SimulatedSO101()
+        sims = [first, *(SimulatedSO101(like=first) for _ in range(size - 1))]
+        self.arms = [
+            Arm(sim, ResidualSmolVLAPolicy(base, task, kinematics), make_reward()) for sim in sims
+        ]
+        self._sims = sims
+
+    def load_weights(
+        self, config: ResidualConfig, weights: dict[str, torch.Tensor], version: int
+    ) -> None:
+        """Swap in weights on all arms; call between episodes only."""
+        for arm in self.arms:
+            arm.policy.load_weights(config, weights, version)
+
+    def play(self, plans: Sequence[EpisodePlan]) -> list[Played]:
+        """Play as many episodes as there are plans, `size` at most."""
+        arms = self.arms[: len(plans)]
+        for arm, plan in zip(arms, plans, strict=True):
+            arm.begin(plan)
+        live = list(arms)
+        while live:
+            self.look_ahead(live)
+            for arm in live:
+                arm.step()
+            live = [arm for arm in live if not arm.done]
+        return [arm.result() for arm in arms]
+
+    def look_ahead(self, arms: Sequence[Arm]) -> None:
+        """Give each arm the plan and the vision tokens that its next step needs."""
+        planning = [arm for arm in arms if arm.policy.needs_plan]
+        seeing = [arm for arm in arms if arm.policy.needs_tokens]
+        images = {id(arm): arm.images() for arm in arms if arm in planning or arm in seeing}
+        if planning:
+            noise = torch.cat([arm.policy.next_noise() for arm in planning])
+            states = np.stack([arm.state for arm in planning])
+            views = [images[id(arm)] for arm in planning]
+            chunks = self._base.plan_batch(views, states, self._task, noise)
+            for arm, chunk in zip(planning, chunks, strict=True):
+                arm.policy.take_plan(chunk)
+        if seeing:
+            tokens = self._base.encode([images[id(arm)] for arm in seeing])
+            for arm, seen in zip(seeing, tokens, strict=True):
+                arm.policy.see(seen)
+
+    def close(self) -> None:
+        """Release the simulators."""
+        for sim in reversed(self._sims):  # the first one's model and renderer are all the others'
+            sim.close()
