@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 from residual_smolvla_ros import arguments, pipeline
-from residual_smolvla_ros.success import training
+from residual_smolvla_ros.success import training as success_training
+from residual_smolvla_ros.training import command as training
 
 USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residual, evaluate, report
+       residual-smolvla train [name:=value ...]       the same in simulation, without ROS
        residual-smolvla evaluate [name:=value ...]    base against base + residual
        residual-smolvla report output:=<run>          write a run's report anew
        residual-smolvla train-success data:=<dataset> encoder:=<model> output:=<run>
@@ -20,8 +22,12 @@ KEYS = "in another terminal, residual-smolvla keys: label episodes, hold the arm
 
 
 PIPELINES = (arguments.FINETUNE, arguments.EVALUATE)
-TRAIN_SUCCESS = "train-success"
-COMMANDS = (*PIPELINES, "report", TRAIN_SUCCESS, "keys", "call")
+# Commands without nodes: their arguments, and what runs them.
+BATCH = {
+    training.TRAIN: training,
+    success_training.TRAIN_SUCCESS: success_training,
+}
+COMMANDS = (*PIPELINES, *BATCH, "report", "keys", "call")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,15 +53,15 @@ def _run(argv: list[str]) -> int:
     if command == "keys":
         return _keys(["--help"] if wants_help else rest)
     if wants_help:
-        print(_show_arguments(command) if command in (*PIPELINES, TRAIN_SUCCESS) else USAGE)
+        print(_show_arguments(command) if command in (*PIPELINES, *BATCH) else USAGE)
         return 0
     if command == "call":
         return _call(rest)
     given = _parse(rest)
     if command == "report":
         return _report(given)
-    if command == TRAIN_SUCCESS:
-        return training.run(given)
+    if command in BATCH:
+        return BATCH[command].run(given)
     return _start(command, given)
 
 
@@ -71,7 +77,7 @@ def _parse(tokens: list[str]) -> dict[str, str]:
 
 def _show_arguments(mode: str) -> str:
     lines = [f"Arguments of residual-smolvla {mode} (name:=value):", ""]
-    of_mode = training.ARGUMENTS if mode == TRAIN_SUCCESS else arguments.arguments(mode)
+    of_mode = BATCH[mode].ARGUMENTS if mode in BATCH else arguments.arguments(mode)
     for argument in of_mode:
         lines.append(f"    {argument.name}:")
         lines.append(f"        {argument.help} (default: {argument.default or '-'})")

@@ -18,12 +18,7 @@ def read_section(file: Path) -> tuple[dict[str, str], dict[str, dict]]:
 
     Raises ConfigError where the file cannot be read or the section is not a mapping.
     """
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        text = " ".join(str(error).split())
-        raise ConfigError(f"config {file}: expected a YAML parameter file, found: {text}") from None
-    place = content
+    place = _read(file)
     for name in (SECTION, "ros__parameters"):
         place = {} if place is None else place
         if isinstance(place, dict):
@@ -33,6 +28,15 @@ def read_section(file: Path) -> tuple[dict[str, str], dict[str, dict]]:
     if not all(isinstance(device, dict) for device in devices.values()):
         raise ConfigError(f"config {file}: expected mappings in {SECTION}, found something else")
     return {name: _text(value) for name, value in place.items()}, devices
+
+
+def _read(file: Path):
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"config {file}: expected a YAML parameter file, found: {text}") from None
+    return {} if content is None else content
 
 
 def split_cameras(robot: dict) -> tuple[dict, dict[str, dict]]:
@@ -67,3 +71,24 @@ def flatten(values: dict, prefix: str) -> dict:
 
 def _text(value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read_parameters(file: Path, node: str) -> dict:
+    """Return a node's parameters: those of the sections `/**`, `/**/<node>` and `<node>`.
+
+    Raises ConfigError where the file cannot be read, or a section is not a mapping.
+    """
+    values: dict = {}
+    content = _read(file)
+    if not isinstance(content, dict):
+        raise ConfigError(f"config {file}: expected sections of nodes, found {content!r}")
+    for section in ("/**", f"/**/{node}", f"/{node}", node):
+        parameters = content.get(section, {})
+        if isinstance(parameters, dict):
+            parameters = parameters.get("ros__parameters", {})
+        if not isinstance(parameters, dict):
+            raise ConfigError(
+                f"config {file}: expected ros__parameters in {section}, found {parameters!r}"
+            )
+        values |= parameters
+    return values

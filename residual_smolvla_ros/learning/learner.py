@@ -3,18 +3,18 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from residual_smolvla_ros.errors import CheckpointError
-from residual_smolvla_ros.learning import ppo
 from residual_smolvla_ros.learning.checkpoint import (
     ResidualCheckpoint,
     prune_checkpoints,
     save_checkpoint,
 )
-from residual_smolvla_ros.learning.rollout import Episode, make_batch
+from residual_smolvla_ros.learning.rollout import Episode, check_episode
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
 
@@ -44,8 +44,36 @@ class Counters:
     env_steps: int = 0
 
 
+class Algorithm(Protocol):
+    """What learns: it owns the network and all that a resume needs beside the counters."""
+
+    name: str  # in the checkpoint: a run is resumed by the algorithm that it began with
+    network: ResidualActorCritic
+
+    def fit(self, episodes: list[Episode], env_steps: int, warmup: bool) -> dict[str, float]:
+        """Learn from episodes, `env_steps` into the run, and return metrics; no actor in `warmup`.
+
+        Raises ValueError, with network and state as they were, where nothing can be learned.
+        """
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return all but the network's own state, by name."""
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over what `state` returned."""
+
+
+class AlgorithmConfig(Protocol):
+    """Hyperparameters, which know the algorithm that they belong to."""
+
+    residual_ramp_steps: int  # control steps over which the residual's gain grows from 0 to 1
+
+    def make(self, residual: ResidualConfig, seed: int) -> Algorithm:
+        """Return the algorithm with an untrained network."""
+
+
 class Learner:
-    """PPO over the residual network, one update every `episodes_per_update` episodes.
+    """One update of the residual every `episodes_per_update` episodes, by PPO or what `config` is.
 
     The first `warmup_updates` train the critic only and set the feature statistics.
     """
@@ -53,7 +81,7 @@ class Learner:
     def __init__(
         self,
         residual: ResidualConfig,
-        config: ppo.PPOConfig,
+        config: AlgorithmConfig,
         episodes_per_update: int,
         warmup_updates: int,
         seed: int = 0,
@@ -62,11 +90,15 @@ class Learner:
         self.config = config
         self.episodes_per_update = episodes_per_update
         self.warmup_updates = warmup_updates
-        self.network = ResidualActorCritic(residual, seed=seed)
-        self.optimiser = ppo.make_optimiser(self.network, config)
+        self.algorithm = config.make(residual, seed)
         self.counters = Counters()
-        self._generator = torch.Generator().manual_seed(seed)
         self._episodes: list[Episode] = []
+        self._set_gain()
+
+    @property
+    def network(self) -> ResidualActorCritic:
+        """The network that is trained."""
+        return self.algorithm.network
 
     @property
     def collected(self) -> int:
@@ -76,27 +108,27 @@ class Learner:
     def add_episode(self, episode: Episode) -> dict[str, float] | None:
         """Take an episode; return the metrics of the update that it completed, if any.
 
-        Raises ValueError, leaving the training state as it was, where the batch is not finite.
+        Raises ValueError where the episode does not fit or holds a number that is not finite: it
+        is not taken then, and all else stays as it was. Where an update fails, its episodes are
+        gone, and weights, statistics and counters are those of before.
         """
+        check_episode(episode, self.residual.feature_size, self.residual.residual_size)
         self._episodes.append(episode)
         if len(self._episodes) < self.episodes_per_update:
             return None
         episodes, self._episodes = self._episodes, []
         return self._update(episodes)
 
-    @torch.no_grad()
-    def _value(self, features: torch.Tensor) -> torch.Tensor:
-        return self.network.value(features)
-
     def _update(self, episodes: list[Episode]) -> dict[str, float]:
         warmup = self.counters.version < self.warmup_updates
         metrics = {}
         # A person may have driven all the time: the update's turn is over, with nothing learned.
         if any(episode.segments() for episode in episodes):
-            metrics = self._fit(episodes, warmup)
+            metrics = self.algorithm.fit(episodes, self.counters.env_steps, warmup)
         self.counters.version += 1
         self.counters.episodes += len(episodes)
         self.counters.env_steps += sum(episode.steps for episode in episodes)
+        self._set_gain()
         metrics |= {
             "return": sum(e.episode_return for e in episodes) / len(episodes),
             "success": sum(e.success for e in episodes) / len(episodes),
@@ -107,14 +139,9 @@ class Learner:
         }
         return metrics | _executed_metrics(episodes)
 
-    def _fit(self, episodes: list[Episode], warmup: bool) -> dict[str, float]:
-        batch = make_batch(episodes, self._value, self.config.gamma, self.config.gae_lambda)
-        if not self.network.normaliser.is_fitted:
-            # Fixed from here on, so that the meaning of the network's input never shifts.
-            self.network.normaliser.fit(batch.features)
-        return ppo.update(
-            self.network, self.optimiser, batch, self.config, self._generator, not warmup
-        )
+    def _set_gain(self) -> None:
+        ramp = self.config.residual_ramp_steps
+        self.network.gain.fill_(min(1.0, self.counters.env_steps / ramp) if ramp else 1.0)
 
     def progress(self) -> dict[str, int]:
         """Return the counters, and after how many episodes the next ones follow."""
@@ -133,9 +160,9 @@ class Learner:
             folder,
             self.residual,
             self.weights(),
-            self._training_state(),
+            self.algorithm.state(),
             dataclasses.asdict(self.counters),
-            run | self._cadence(),
+            run | self._cadence() | {"algorithm": self.algorithm.name},
         )
         prune_checkpoints(folder, KEEP_LAST, KEEP_EVERY)
         return path
@@ -160,34 +187,26 @@ class Learner:
                 f"residual checkpoint {checkpoint.path}: expected weights of its configuration, "
                 f"found: {str(error).strip().splitlines()[-1].strip()}"
             ) from None
+        self._set_gain()
 
     def resume(self, checkpoint: ResidualCheckpoint) -> None:
         """Go on where the checkpoint's run stopped, to the bit.
 
-        Raises CheckpointError as `load` does, and where the run's updates were of another size.
+        Raises CheckpointError as `load` does, and where the run's algorithm or the size of its
+        updates was another.
         """
-        for name in CADENCE:
-            if checkpoint.run[name] != getattr(self, name):
+        found = {"algorithm": "ppo"} | checkpoint.run  # once there was no other
+        expected = {"algorithm": self.algorithm.name} | self._cadence()
+        for name, value in expected.items():
+            if found[name] != value:
                 raise CheckpointError(
-                    f"residual checkpoint {checkpoint.path}: expected {name} "
-                    f"{getattr(self, name)}, found {checkpoint.run[name]}"
+                    f"residual checkpoint {checkpoint.path}: expected {name} {value}, "
+                    f"found {found[name]}"
                 )
         self.load(checkpoint)
         self.counters = Counters(**checkpoint.counters)
-        self._generator.set_state(checkpoint.training["generator"])
-        state = self.optimiser.state_dict()
-        for key, value in checkpoint.training.items():
-            if key != "generator":
-                _, index, name = key.split(".")
-                state["state"].setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(state)
-
-    def _training_state(self) -> dict[str, torch.Tensor]:
-        tensors = {"generator": self._generator.get_state()}
-        for index, entry in self.optimiser.state_dict()["state"].items():
-            for name, value in entry.items():
-                tensors[f"optimiser.{index}.{name}"] = value
-        return tensors
+        self.algorithm.load_state(checkpoint.training)
+        self._set_gain()
 
 
 def _executed_metrics(episodes: list[Episode]) -> dict[str, float]:

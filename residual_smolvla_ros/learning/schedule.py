@@ -4,8 +4,10 @@ Seeds never overlap: demonstrations use 0 to 9,999, held-out evaluation starts a
 validation at VALIDATION_SEED, and training at TRAINING_SEED times (seed + 1).
 """
 
+import copy
 import dataclasses
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 
 from residual_smolvla_ros.records import DISCARD
@@ -97,22 +99,30 @@ class Schedule:
     outcomes: list[Outcome] = field(default_factory=list)
     last_episode: int = 0
 
+    def __post_init__(self):
+        self.restore(self.outcomes, self.last_episode)
+
+    def restore(self, outcomes: list[Outcome], last_episode: int) -> None:
+        """Go on after the outcomes of an interrupted run."""
+        self.outcomes, self.last_episode = outcomes, last_episode
+        self._counts = Counter((o.phase, o.weights_version) for o in outcomes)
+
     def record(self, outcome: Outcome) -> None:
         """Take note of a finished episode."""
         self.last_episode = max(self.last_episode, outcome.episode)
         if outcome.label == DISCARD:
             return
         self.outcomes.append(outcome)
+        self._counts[outcome.phase, outcome.weights_version] += 1
         if outcome.phase in TRAINING_PHASES:
             self.training_episodes += 1
             self.env_steps += outcome.steps
 
     def count(self, phase: str, version: int | None = None) -> int:
         """Return how many episodes of a phase (and weights version) have been played."""
-        return sum(
-            o.phase == phase and (version is None or o.weights_version == version)
-            for o in self.outcomes
-        )
+        if version is not None:
+            return self._counts[phase, version]
+        return sum(n for (of, _), n in self._counts.items() if of == phase)
 
     @property
     def version(self) -> int:
@@ -140,6 +150,19 @@ class Schedule:
         if done < self.eval_episodes:
             return self._plan(RESIDUAL, done, HELD_OUT_SEED + done, weights_version=self.version)
         return self._clip_plan()
+
+    def upcoming(self, limit: int) -> list[EpisodePlan]:
+        """Return the next plans that need no outcome of each other, `limit` at most."""
+        ahead = copy.copy(self)
+        ahead.restore(list(self.outcomes), self.last_episode)
+        plans: list[EpisodePlan] = []
+        while len(plans) < limit and (plan := ahead.next()) is not None:
+            first = plans[0] if plans else plan
+            if (plan.phase, plan.weights_version) != (first.phase, first.weights_version):
+                break
+            plans.append(plan)
+            ahead.record(_unplayed(plan))
+        return plans
 
     def _training_plan(self) -> EpisodePlan:
         version = self.version
@@ -199,3 +222,18 @@ class Schedule:
             max_steps=self.max_steps,
             **settings,
         )
+
+
+def _unplayed(plan: EpisodePlan) -> Outcome:
+    return Outcome(
+        episode=plan.episode,
+        phase=plan.phase,
+        index=plan.index,
+        seed=plan.seed,
+        weights_version=plan.weights_version,
+        steps=0,
+        success=False,
+        episode_return=0.0,
+        reason="",
+        wall_s=0.0,
+    )

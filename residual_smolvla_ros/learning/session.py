@@ -67,8 +67,7 @@ class Session:
 
     def restore(self, outcomes: list[Outcome], last_episode: int) -> None:
         """Go on after the outcomes of an interrupted run."""
-        self.schedule.outcomes = outcomes
-        self.schedule.last_episode = last_episode
+        self.schedule.restore(outcomes, last_episode)
         self._started -= max((o.wall_s for o in outcomes), default=0.0)
 
     def prepare(self) -> bool:

@@ -1,6 +1,5 @@
 """Node `learner`: joins steps with rewards, updates between episodes, publishes weights."""
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -9,15 +8,13 @@ import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
-from torch.utils.tensorboard import SummaryWriter
 
-from residual_smolvla_ros.errors import CheckpointError, ConfigError
+from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.assembly import EpisodeAssembler, EpisodeEnd
-from residual_smolvla_ros.learning.checkpoint import load_checkpoint, newest_checkpoint
-from residual_smolvla_ros.learning.learner import Learner
-from residual_smolvla_ros.learning.ppo import PPOConfig
 from residual_smolvla_ros.learning.rollout import Episode
+from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.schedule import EpisodePlan
+from residual_smolvla_ros.learning.settings import make_learner
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
     RECORD_QOS,
@@ -26,7 +23,6 @@ from residual_smolvla_ros.nodes.common import (
     to_nanoseconds,
 )
 from residual_smolvla_ros.nodes.common import main as run
-from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.records import DISCARD, EPISODE_EVENT, REWARD, STEP, WEIGHTS, Record, pack
 from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
@@ -42,34 +38,26 @@ class LearnerNode(PipelineNode):
         output = self.parameter("output", "", "folder of the run")
         if not output:
             raise ValueError("output: expected the folder of the run, found none")
-        self._output = Path(output)
-        self._checkpoints = self._output / "checkpoints"
         base = self.parameter("base_checkpoint", "", "the base that the residual belongs to")
-        self._run = {"base_checkpoint": base}
         resume = self.parameter("resume", False, "go on from the newest checkpoint in output")
         residual = self.parameter(
             "residual_checkpoint", "", "checkpoint whose weights the run starts from"
         )
         torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
-        self._learner = self._make_learner()
-        if not resume and newest_checkpoint(self._output):
-            raise CheckpointError(
-                f"output {self._output}: expected a folder without checkpoints, found "
-                f"{newest_checkpoint(self._output).name}; give resume:=true or another output"
-            )
-        if resume:
-            self._learner.resume(load_checkpoint(self._output, training=True))
-        elif residual:
-            self._learner.load(load_checkpoint(residual))
+        self._joint_names = tuple(
+            self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
+        )
+        seed = self.parameter("seed", 0, "seed of weights and minibatches")
+        self._learner = make_learner(self.parameter, self._joint_names, seed)
+        self._run = LearnerRun(
+            Path(output), self._learner, {"base_checkpoint": base}, resume, residual
+        )
         executed = self.parameter(
             "executed_commands", False, "whether the robot reports what it executed"
         )
         self._assembler = EpisodeAssembler(with_executed=executed)
         self._heard_at = time.monotonic()
         self._metrics: dict[str, float] = {}
-        self._started = time.monotonic()
-        self._output.mkdir(parents=True, exist_ok=True)
-        self._board = SummaryWriter(str(self._output / "tensorboard"))
 
         self._weights = self.record_publisher("learner/weights", LATCHED_QOS)
         self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
@@ -79,47 +67,7 @@ class LearnerNode(PipelineNode):
             self.create_subscription(JointState, "executed_command", self._on_executed, RECORD_QOS)
         self.create_service(Trigger, "learner/save", self._on_save)
         self.create_timer(0.25, self._on_timer)
-        if not resume:
-            self._save()
         self._publish_weights()
-
-    def _make_learner(self) -> Learner:
-        features = self.parameter(
-            "features",
-            list(ResidualConfig.FEATURE_NAMES),
-            "what the residual sees",
-        )
-        privileged = self.parameter("privileged_size", 12, "size of the feature privileged")
-        joints = self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
-        self._joint_names = tuple(joints)
-        defaults = ResidualConfig.from_names(["state"], len(joints))
-        settings = {
-            name: self.parameter(name, getattr(defaults, name), description)
-            for name, description in (
-                ("action_space", "gripper: small steps of the gripper; joint: shifts of joints"),
-                ("action_scale", "size of a unit of residual in its action space"),
-                ("residual_clip", "bound of the residual, in units"),
-                ("hold_steps", "control steps for which a residual is held"),
-                ("log_std_init", "log of the residual's initial standard deviation"),
-            )
-        }
-        hidden = self.parameter("hidden_sizes", [256, 256], "hidden layers of actor and critic")
-        residual = ResidualConfig.from_names(
-            features, len(joints), privileged, hidden_sizes=tuple(hidden), **settings
-        )
-        config = PPOConfig(
-            **{
-                field.name: self.parameter(field.name, field.default, f"PPO's {field.name}")
-                for field in dataclasses.fields(PPOConfig)
-            }
-        )
-        return Learner(
-            residual,
-            config,
-            self.parameter("episodes_per_update", 20, "episodes of one update"),
-            self.parameter("warmup_updates", 2, "first updates, of the critic only"),
-            self.parameter("seed", 0, "seed of weights and minibatches"),
-        )
 
     def _on_event(self, record: Record) -> None:
         if record.metadata["event"] == "label":
@@ -193,16 +141,9 @@ class LearnerNode(PipelineNode):
             self._after_update(metrics)
 
     def _after_update(self, metrics: dict[str, float]) -> None:
-        counters = self._learner.counters
         self._metrics = metrics
-        self._save()
+        self._run.keep(metrics)
         self._publish_weights()
-        for name, value in metrics.items():
-            self._board.add_scalar(f"train/{name}", value, counters.env_steps)
-        line = dataclasses.asdict(counters) | metrics
-        line["wall_s"] = time.monotonic() - self._started
-        with (self._output / "updates.jsonl").open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
 
     def _publish_weights(self) -> None:
         counters = self._learner.counters
@@ -215,11 +156,8 @@ class LearnerNode(PipelineNode):
         )
         self._weights.publish(to_message(blob))
 
-    def _save(self) -> Path:
-        return self._learner.save(self._checkpoints, self._run)
-
     def _on_save(self, request: Trigger.Request, response: Trigger.Response):
-        response.message = str(self._save())
+        response.message = str(self._run.save())
         response.success = True
         return response
 
@@ -232,7 +170,7 @@ class LearnerNode(PipelineNode):
 
     def close(self) -> None:
         """Flush TensorBoard's events."""
-        self._board.close()
+        self._run.close()
 
 
 def main(args=None) -> None:

@@ -1,5 +1,7 @@
 """The frozen base: a LeRobot SmolVLA checkpoint that plans chunks of actions."""
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from safetensors import SafetensorError
 
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
+from residual_smolvla_ros.policy.vision import read_token_shape
+
+Images = dict[str, np.ndarray]
 
 
 class FrozenSmolVLA:
@@ -55,6 +60,8 @@ class FrozenSmolVLA:
                 f"found: {found}"
             ) from None
         self._policy.to(self.device).eval().requires_grad_(False)
+        # LeRobot's steps keep what they work on, and tokens are encoded beside the plans.
+        self._preprocessing = threading.Lock()
         self.config = config
         self.chunk_size = config.n_action_steps
         self.action_size = config.action_feature.shape[0]
@@ -117,26 +124,61 @@ class FrozenSmolVLA:
         shape = (1, self.config.chunk_size, self.config.max_action_dim)
         return torch.randn(shape, generator=generator).to(self.device)
 
-    @torch.no_grad()
     def plan(
-        self, images: dict[str, np.ndarray], state: np.ndarray, task: str, noise: torch.Tensor
+        self, images: Images, state: np.ndarray, task: str, noise: torch.Tensor
     ) -> np.ndarray:
         """Return the next actions (chunk, action_size), normalised.
 
         `images` are (H, W, 3) uint8 RGB by camera name, `state` (joints,) in LeRobot's units.
         """
+        return self.plan_batch([images], np.asarray(state)[None], task, noise)[0]
+
+    @torch.no_grad()
+    def plan_batch(
+        self, images: Sequence[Images], states: np.ndarray, task: str, noise: torch.Tensor
+    ) -> np.ndarray:
+        """Return the next actions (n, chunk, action_size) of n robots, as `plan` does of one.
+
+        `states` are (n, joints), `noise` (n, ...) the rows that `make_noise` makes.
+        """
+        batch = self._batch(images, states, task)
+        chunks = self._policy.predict_action_chunk(batch, noise=noise)
+        return chunks[:, : self.chunk_size].float().cpu().numpy()
+
+    @property
+    def token_shape(self) -> tuple[int, int, int]:
+        """Cameras, places and channels of the tokens that `encode` returns."""
+        return read_token_shape(self.path)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Images]) -> np.ndarray:
+        """Return the tokens (n, cameras, places, channels) of SmolVLA's vision encoder, float32.
+
+        They come after its connector, in their places (row by row), with the cameras in the order
+        of `cameras`. May be called beside `plan` from another thread.
+        """
+        batch = self._batch(images, np.zeros((len(images), self.state_size)), "")
+        prepared, _ = self._policy.prepare_images(batch)
+        # Cameras that the batch lacks come last, and are none of ours.
+        present = [name for name in self.config.image_features if name in batch]
+        by_name = dict(zip(present, prepared[: len(present)], strict=True))
+        pixels = torch.cat([by_name[f"{OBS_IMAGES}.{name}"] for name in self.cameras])
+        tokens = self._policy.model.vlm_with_expert.embed_image(pixels).float().cpu().numpy()
+        by_camera = tokens.reshape(len(self.cameras), len(images), *tokens.shape[1:])
+        return np.ascontiguousarray(by_camera.swapaxes(0, 1))
+
+    def _batch(self, images: Sequence[Images], states: np.ndarray, task: str) -> dict:
         observation = {
-            f"{OBS_IMAGES}.{name}": torch.from_numpy(np.ascontiguousarray(images[name]))
-            .permute(2, 0, 1)
+            f"{OBS_IMAGES}.{name}": torch.from_numpy(np.stack([row[name] for row in images]))
+            .permute(0, 3, 1, 2)
             .float()
             / 255.0
             for name in self.cameras
         }
-        observation[OBS_STATE] = torch.as_tensor(state, dtype=torch.float32)
-        observation["task"] = task
-        batch = self._preprocess(observation)
-        chunk = self._policy.predict_action_chunk(batch, noise=noise)
-        return chunk[0, : self.chunk_size].float().cpu().numpy()
+        observation[OBS_STATE] = torch.as_tensor(states, dtype=torch.float32)
+        observation["task"] = [task] * len(images)
+        with self._preprocessing:
+            return self._preprocess(observation)
 
     @property
     def action_std(self) -> np.ndarray:

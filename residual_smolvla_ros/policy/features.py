@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +28,18 @@ class ResidualConfig:
     point now and at PLAN_AHEAD, from where it is; target_from_plan, where the task's object is
     from there; chunk_position, 0 at a plan's first action and 1
     after its last; episode_time, 0 at the start and 1 at the time limit; privileged, what a
-    simulator alone knows.
+    simulator alone knows; vision, the tokens of SmolVLA's vision encoder, in their places, and
+    vision_age, how old they are: 0 when fresh, 1 when due to be refreshed.
     `action_scale` is the size of one unit of residual in standard deviations of the base's
     actions (ResiP, ResFiT: 0.1 to 0.2) in the action space `joint`, and in steps of
     `action_space.GRIPPER_UNITS` in the action space `gripper`; `residual_clip` bounds it in
     units; `hold_steps` is for how many control steps a sampled residual is held.
+    `critic_only` names features that the actor does not get (asymmetric actor-critic: Pinto et
+    al. 2017, arXiv:1710.06542).
+    Tokens are refreshed every `vision_period_steps` control steps. `vision_cameras` is what they
+    are taken of, empty for all; `vision_grid` averages them to as many rows and columns of places,
+    `vision_channels` projects each onto as many random directions, `vision_components` the whole
+    onto as many principal components; 0 leaves them as they are.
     """
 
     features: dict[str, int]
@@ -42,6 +50,12 @@ class ResidualConfig:
     hold_steps: int = 5
     hidden_sizes: tuple[int, ...] = (256, 256)
     log_std_init: float = -1.5
+    critic_only: tuple[str, ...] = ()
+    vision_period_steps: int = 10
+    vision_cameras: tuple[str, ...] = ()
+    vision_grid: int = 0
+    vision_channels: int = 0
+    vision_components: int = 0
 
     FEATURE_NAMES = (
         "state",
@@ -52,12 +66,14 @@ class ResidualConfig:
         "episode_time",
         "privileged",
     )
+    VISION_NAMES = ("vision", "vision_age")
 
     def __post_init__(self):
-        unknown = [name for name in self.features if name not in self.FEATURE_NAMES]
+        known = self.FEATURE_NAMES + self.VISION_NAMES
+        unknown = [name for name in self.features if name not in known]
         if unknown or not self.features:
             raise ValueError(
-                f"features: expected names out of {', '.join(self.FEATURE_NAMES)}, "
+                f"features: expected names out of {', '.join(known)}, "
                 f"found {', '.join(unknown) or 'none'}"
             )
         empty = [name for name, size in self.features.items() if size < 1]
@@ -67,13 +83,53 @@ class ResidualConfig:
             raise ValueError(
                 f"action_space: expected {' or '.join(RESIDUAL_SIZES)}, found {self.action_space}"
             )
-        for name in ("action_size", "action_scale", "residual_clip", "hold_steps"):
+        for name in (
+            "action_size",
+            "action_scale",
+            "residual_clip",
+            "hold_steps",
+            "vision_period_steps",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected > 0, found {getattr(self, name)}")
+        self._check_vision()
+        strange = [name for name in self.critic_only if name not in self.features]
+        if strange or self.features.keys() <= set(self.critic_only):
+            raise ValueError(
+                f"critic_only: expected some of the features {', '.join(self.features)}, and one "
+                f"left for the actor, found {', '.join(self.critic_only)}"
+            )
+
+    def _check_vision(self):
+        for name in ("vision_grid", "vision_channels", "vision_components"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        if len(set(self.vision_cameras)) < len(self.vision_cameras):
+            raise ValueError(
+                f"vision_cameras: expected each camera once, found {', '.join(self.vision_cameras)}"
+            )
+        if "vision_age" in self.features and not self.needs_tokens:
+            raise ValueError("features: expected vision beside vision_age, found none")
+        if self.vision_components > self.features.get("vision", self.vision_components):
+            raise ValueError(
+                f"vision_components: expected at most {self.features['vision']}, the size of "
+                f"vision, found {self.vision_components}"
+            )
 
     @classmethod
-    def from_names(cls, names, joints: int, privileged_size: int = 0, **settings):
-        """Build the configuration of a robot of `joints` joints from names of features."""
+    def from_names(
+        cls,
+        names,
+        joints: int,
+        privileged_size: int = 0,
+        token_shape: tuple[int, int, int] | None = None,
+        **settings,
+    ):
+        """Build the configuration of a robot of `joints` joints from names of features.
+
+        `token_shape`, cameras, places and channels of the base's tokens, is what the feature
+        vision needs.
+        """
         sizes = {
             "state": joints,
             "base_action": joints,
@@ -82,7 +138,10 @@ class ResidualConfig:
             "chunk_position": 1,
             "episode_time": 1,
             "privileged": privileged_size,
+            "vision_age": 1,
         }
+        if token_shape is not None:
+            sizes["vision"] = _vision_size(token_shape, **settings)
         # An unknown name gets size 0 here and its error message in __post_init__.
         return cls({name: sizes.get(name, 0) for name in names}, action_size=joints, **settings)
 
@@ -90,6 +149,11 @@ class ResidualConfig:
     def needs_environment(self) -> bool:
         """Whether a feature comes from environment/state."""
         return bool({"privileged", "target_from_plan"} & self.features.keys())
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a feature comes from SmolVLA's vision encoder."""
+        return "vision" in self.features
 
     @property
     def needs_kinematics(self) -> bool:
@@ -107,6 +171,12 @@ class ResidualConfig:
         """Length of the feature vector."""
         return sum(self.features.values())
 
+    @property
+    def input_sizes(self) -> dict[str, int]:
+        """Length of each feature as the networks get it."""
+        reduced = {"vision": self.vision_components} if self.vision_components else {}
+        return {name: reduced.get(name, size) for name, size in self.features.items()}
+
     def to_json(self) -> str:
         """Return the configuration as JSON."""
         return json.dumps(dataclasses.asdict(self))
@@ -115,7 +185,9 @@ class ResidualConfig:
     def from_json(cls, text: str) -> "ResidualConfig":
         """Read the configuration from JSON."""
         values = json.loads(text)
-        values["hidden_sizes"] = tuple(values["hidden_sizes"])
+        # A checkpoint of before lacks what had no other value then.
+        for name in {"hidden_sizes", "critic_only", "vision_cameras"} & values.keys():
+            values[name] = tuple(values[name])
         return cls(**values)
 
     def pack(self, values: dict[str, np.ndarray]) -> np.ndarray:
@@ -132,3 +204,23 @@ class ResidualConfig:
                 raise ValueError(f"feature {name}: expected {size} values, found {part.size}")
             parts.append(part)
         return np.concatenate(parts).astype(np.float32)
+
+
+def _vision_size(
+    token_shape: tuple[int, int, int],
+    vision_cameras: tuple[str, ...] = (),
+    vision_grid: int = 0,
+    vision_channels: int = 0,
+    **others,
+) -> int:
+    """Return the length of the feature vision; raise ValueError for more than the tokens have."""
+    cameras, places, channels = token_shape
+    for name, wanted, most in (
+        ("vision_cameras", len(vision_cameras), cameras),
+        ("vision_grid", vision_grid, math.isqrt(places)),
+        ("vision_channels", vision_channels, channels),
+    ):
+        if wanted > most:
+            raise ValueError(f"{name}: expected at most {most} of the tokens, found {wanted}")
+    kept = vision_grid**2 or places
+    return (len(vision_cameras) or cameras) * kept * (vision_channels or channels)

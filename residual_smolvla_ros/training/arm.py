@@ -14,6 +14,7 @@ from residual_smolvla_ros.robots.simulation import RATE_HZ, SimulatedSO101, Simu
 from residual_smolvla_ros.robots.units import lerobot_to_rad, rad_to_lerobot
 
 PERIOD_NS = round(1e9 / RATE_HZ)
+SPECTATOR_EVERY = 3
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Played:
     episode_return: float
     terms: dict[str, float]
     token_age: float  # mean age of the vision tokens in control steps, nan without
+    frames: list[np.ndarray]  # what a spectator saw, where the plan asks for it
 
     @property
     def reason(self) -> str:
@@ -64,6 +66,7 @@ class Arm:
         self._return = 0.0
         self._terms = dict.fromkeys(self._reward.names, 0.0)
         self._ages: list[int] = []
+        self._frames: list[np.ndarray] = []
         self._look()
 
     def images(self) -> dict[str, np.ndarray]:
@@ -86,7 +89,7 @@ class Arm:
         tick, position = self._steps, lerobot_to_rad(step.command)
         self._sim.step(position)
         self._steps += 1
-        self._ages.append(step.token_age)
+        self._ages.append(getattr(step,'token_age',-1))
         environment = self._look()
         shares = self._reward(
             Transition(
@@ -111,6 +114,8 @@ class Arm:
         return shares.total
 
     def _look(self) -> SimulatorState:
+        if self._plan.spectator and self._steps % SPECTATOR_EVERY == 0:
+            self._frames.append(self._sim.render("spectator"))
         state = self._sim.state()
         self._state = rad_to_lerobot(self._sim.joint_positions())
         self._extra = {
@@ -147,4 +152,5 @@ class Arm:
             episode_return=self._return,
             terms={name: round(share, 6) for name, share in self._terms.items()},
             token_age=float(np.mean(self._ages)) if min(self._ages) >= 0 else float("nan"),
+            frames=self._frames,
         )

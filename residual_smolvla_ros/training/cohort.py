@@ -34,6 +34,7 @@ class Cohort:
             Arm(sim, ResidualSmolVLAPolicy(base, task, kinematics), make_reward()) for sim in sims
         ]
         self._sims = sims
+        self.size = size
 
     def load_weights(
         self, config: ResidualConfig, weights: dict[str, torch.Tensor], version: int
@@ -58,7 +59,7 @@ class Cohort:
     def look_ahead(self, arms: Sequence[Arm]) -> None:
         """Give each arm the plan and the vision tokens that its next step needs."""
         planning = [arm for arm in arms if arm.policy.needs_plan]
-        seeing = [arm for arm in arms if arm.policy.needs_tokens]
+        seeing = [arm for arm in arms if getattr(arm.policy,'needs_tokens',False)]
         images = {id(arm): arm.images() for arm in arms if arm in planning or arm in seeing}
         if planning:
             noise = torch.cat([arm.policy.next_noise() for arm in planning])

@@ -1,0 +1,75 @@
+"""A whole run without ROS: base evaluation, training with validation, final evaluation, report."""
+
+import time
+from pathlib import Path
+
+from residual_smolvla_ros.learning.run import LearnerRun
+from residual_smolvla_ros.learning.schedule import Outcome, Schedule
+from residual_smolvla_ros.reporting.results import (
+    append_outcome,
+    last_episode,
+    read_outcomes,
+    save_frames,
+)
+from residual_smolvla_ros.training.arm import Played
+from residual_smolvla_ros.training.workers import Players
+
+
+class Trainer:
+    """Play a schedule's episodes in batches, and let a learner learn from them.
+
+    Writes the files that the ROS nodes `episode` and `learner` write.
+    """
+
+    def __init__(self, output: Path, schedule: Schedule, run: LearnerRun, players: Players):
+        self._output = output
+        self._schedule = schedule
+        self._run = run
+        self._players = players
+        self._started = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on after the outcomes of an interrupted run."""
+        counters = self._run.learner.counters
+        outcomes = read_outcomes(self._output, counters.episodes)
+        self._schedule.restore(outcomes, last_episode(self._output))
+        self._schedule.training_episodes = counters.episodes
+        self._schedule.env_steps = counters.env_steps
+        self._started -= max((o.wall_s for o in outcomes), default=0.0)
+
+    def train(self) -> None:
+        """Play until the schedule is done."""
+        self._publish()
+        while plans := self._schedule.upcoming(self._players.size):
+            for played in self._players.play(plans):
+                self._keep(played)
+
+    def _publish(self) -> None:
+        learner = self._run.learner
+        self._players.load_weights(learner.residual, learner.weights(), learner.counters.version)
+
+    def _keep(self, played: Played) -> None:
+        plan = played.plan
+        outcome = Outcome(
+            episode=plan.episode,
+            phase=plan.phase,
+            index=plan.index,
+            seed=plan.seed,
+            weights_version=plan.weights_version,
+            steps=played.steps,
+            success=played.success,
+            episode_return=played.episode_return,
+            reason=played.reason,
+            wall_s=time.monotonic() - self._started,
+            label=played.label,
+            terms=played.terms,
+        )
+        append_outcome(self._output, outcome)
+        self._schedule.record(outcome)
+        if plan.spectator:
+            save_frames(self._output, plan.phase, played.frames)
+        if plan.is_training:
+            metrics = self._run.learner.add_episode(played.episode)
+            if metrics is not None:
+                self._run.keep(metrics)
+                self._publish()
