@@ -60,7 +60,7 @@ ARGUMENTS = (
     Argument("sim", "true", "the simulated SO101; false: the robot of the config", boolean),
     Argument("lockstep", "true", "simulate step by step; false: in real time", boolean),
     Argument(
-        "camera_period_steps", "0", "lockstep: images every n steps; 0: once a plan", whole_number
+        "camera_period_steps", "0", "lockstep: images every n steps; 0: when needed", whole_number
     ),
     Argument("config", "", "parameter file; default: config/sim.yaml or so101.yaml of the package"),
     Argument("base_checkpoint", str(DEMO_CHECKPOINT), "folder of the frozen SmolVLA checkpoint"),

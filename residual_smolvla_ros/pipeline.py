@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -18,11 +19,18 @@ from residual_smolvla_ros.arguments import (
     arguments,
     parse_arguments,
 )
-from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
+from residual_smolvla_ros.config_file import (
+    flatten,
+    read_parameters,
+    read_section,
+    split_cameras,
+)
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
 
 PACKAGE = "residual_smolvla_ros"
 SIM_RATE_HZ = 30.0
+# Of ResidualConfig, where a config does not say.
+VISION_PERIOD_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     training, lockstep = mode == FINETUNE, values["sim"] and values["lockstep"]
     files = (str(config),)
     if values["sim"]:
-        period = (values["camera_period_steps"] or chunk_steps) if lockstep else 1
+        look_steps = math.gcd(chunk_steps, _vision_steps(config, residual, training))
+        period = (values["camera_period_steps"] or look_steps) if lockstep else 1
         robot_nodes, cameras = _simulator(values, lockstep, period, files), ["front", "wrist"]
     else:
         period = 1
@@ -282,6 +291,29 @@ def _chunk_steps(checkpoint: Path) -> int:
         raise CheckpointError(
             f"base checkpoint {checkpoint}: expected n_action_steps in config.json, found none"
         ) from None
+
+
+def _vision_steps(config: Path, residual: str, training: bool) -> int:
+    """Return after how many control steps the residual needs new images, 0 if it needs none."""
+    settings = read_parameters(config, "learner") if training else {}
+    if residual and not training:
+        settings = _residual_settings(Path(residual).expanduser())
+    steps = settings.get("vision_period_steps", VISION_PERIOD_STEPS)
+    if type(steps) is not int or steps < 1:
+        raise ConfigError(f"vision_period_steps: expected a whole number, 1 or more, found {steps}")
+    features = settings.get("features")
+    return steps if isinstance(features, list | dict) and "vision" in features else 0
+
+
+def _residual_settings(folder: Path) -> dict:
+    """Return what a checkpoint, or one of those of a run, says of its residual."""
+    for pattern in ("state.json", "*/state.json", "checkpoints/*/state.json"):
+        for file in sorted(folder.glob(pattern)):
+            try:
+                return json.loads(file.read_text())["residual"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # the node that loads it says what is wrong
+    return {}
 
 
 def _output_folder(mode: str, values: dict) -> Path:

@@ -54,6 +54,7 @@ def _names(text: str) -> tuple[str, ...]:
 # policy/step: one control step. `decision` is 1 where a residual was sampled (it is held for some
 # steps); `final` is 1 for the state after the last step of a truncated episode. `intervention` is 1
 # where a person's command was sent instead of the policy's: `command` is that person's then.
+# `token_age_ms` is the age of the vision tokens in the features, -1 where it has none.
 STEP = Schema(
     "step",
     tensors={
@@ -72,6 +73,7 @@ STEP = Schema(
         "decision": _flag,
         "final": _flag,
         "intervention": _flag,
+        "token_age_ms": int,
     },
 )
 
@@ -108,8 +110,10 @@ ENVIRONMENT_STATE = Schema(
     metadata={"stamp": int, "previous_stamp": int, "success": _flag},
 )
 
-# episode/event: `event` is prepare, end or label; `plan` is the EpisodePlan as JSON. An `end`
-# without a label is followed by the event `label` once it is known.
+# episode/event: `event` is prepare, end, label or validated; `plan` is the EpisodePlan as JSON. An
+# `end` without a label is followed by the event `label` once it is known. After the last episode
+# of a validation, `validated` tells by `success` whether its weights may stay: if not, the learner
+# goes back to those before.
 EPISODE_EVENT = Schema(
     "episode_event",
     metadata={

@@ -7,7 +7,9 @@ from residual_smolvla_ros.policy.actor_critic import (
     NORMALISED_CLIP,
     FeatureNormaliser,
     ResidualActorCritic,
+    TokenProjection,
 )
+from residual_smolvla_ros.policy.features import ResidualConfig
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -79,4 +81,71 @@ def test_feature_statistics_travel_with_the_weights(config):
     trained.normaliser.fit(normal(10, config.feature_size))
     loaded.load_state_dict(trained.state_dict())
     features = torch.ones(1, config.feature_size)
+    assert torch.equal(loaded.value(features), trained.value(features))
+
+
+# -- what only the critic sees --------------------------------------------------------------
+
+
+def test_what_the_critic_alone_sees_changes_the_value_and_never_the_residual():
+    names = ["state", "privileged", "episode_time"]
+    config = ResidualConfig.from_names(names, 6, 4, critic_only=("privileged",), hidden_sizes=(8,))
+    network = ResidualActorCritic(config)
+    torch.nn.init.orthogonal_(network.actor[-1].weight)
+    features, others = normal(5, 11), normal(5, 11)
+    others[:, 6:10] += 1.0
+    mean, value = network(features)
+    other_mean, other_value = network(others)
+    assert torch.count_nonzero(mean) == mean.numel()
+    assert torch.equal(mean, other_mean)
+    assert (value != other_value).all()
+    others[:, 10] += 1.0
+    assert not torch.equal(network(others)[0], mean)
+
+
+# -- principal components of the vision tokens ----------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [8, 60])
+def test_components_are_uncorrelated_and_of_variance_1_however_many_rows(rows):
+    features = normal(rows, 2 + 20) * torch.logspace(1, -1, 22) + 3.0
+    projection = TokenProjection(slice(1, 21), components=5)
+    projection.fit(features)
+    projected = projection(features)
+    assert torch.equal(projected[:, [0, -1]], features[:, [0, -1]])
+    components = projected[:, 1:-1]
+    assert components.shape == (rows, 5)
+    torch.testing.assert_close(components.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    covariance = components.T @ components / rows
+    torch.testing.assert_close(covariance, torch.eye(5), atol=1e-3, rtol=0)
+
+
+def test_the_components_are_those_of_the_largest_variance():
+    features = normal(200, 4) * torch.tensor([0.1, 5.0, 0.1, 2.0])
+    projection = TokenProjection(slice(0, 4), components=2)
+    projection.fit(features)
+    assert projection.axes.abs().argmax(dim=0).tolist() == [1, 3]
+
+
+def test_more_components_than_the_batch_has_directions_are_zero():
+    features = normal(50, 2) @ normal(2, 6)
+    projection = TokenProjection(slice(0, 6), components=4)
+    projection.fit(features)
+    assert not projection.axes[:, 2:].any()
+    assert projection(1e3 * normal(3, 6))[:, 2:].abs().max() == 0
+    projection.fit(torch.ones(4, 6))  # images that never changed
+    assert not projection.axes.any()
+
+
+def test_components_are_fitted_once_and_travel_with_the_weights():
+    names, shape = ["state", "vision", "chunk_position"], (1, 4, 8)
+    config = ResidualConfig.from_names(names, 6, token_shape=shape, vision_components=3)
+    trained, loaded = ResidualActorCritic(config), ResidualActorCritic(config)
+    assert trained.critic[0].in_features == 6 + 3 + 1
+    assert not trained.normaliser.is_fitted
+    trained.normaliser.fit(normal(30, config.feature_size))
+    assert trained.normaliser.is_fitted
+    loaded.load_state_dict(trained.state_dict())
+    assert loaded.normaliser.is_fitted
+    features = normal(2, config.feature_size)
     assert torch.equal(loaded.value(features), trained.value(features))

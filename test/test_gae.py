@@ -61,7 +61,7 @@ def test_an_episode_without_a_decision_adds_nothing():
 
 @pytest.mark.parametrize("episodes", [[], [Episode()]])
 def test_an_empty_rollout_is_refused(episodes):
-    with pytest.raises(ValueError, match="expected a rollout of at least one decision, found none"):
+    with pytest.raises(ValueError, match="rollout: expected at least one decision, found none"):
         batch_of(*episodes)
 
 

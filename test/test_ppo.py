@@ -7,8 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from residual_smolvla_ros.learning.ppo import PPOConfig, clipped_objective, make_optimiser, update
+from residual_smolvla_ros.learning.ppo import PPOConfig
+from residual_smolvla_ros.learning.ppo_update import (
+    clipped_objective,
+    losses,
+    make_optimiser,
+    update,
+    value_objective,
+)
 from residual_smolvla_ros.learning.rollout import Batch, Episode, make_batch
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
@@ -69,20 +77,46 @@ def same_bits(a: torch.nn.Module, b: torch.nn.Module, prefix: str = "") -> bool:
     ],
 )
 def test_clipped_objective_by_hand(ratio, advantage, loss):
-    old = torch.tensor([-3.0])
-    new = (old + math.log(ratio)).requires_grad_()
-    found = clipped_objective(new, old, torch.tensor([advantage]), clip=0.2)
+    log_ratio = torch.tensor([math.log(ratio)], requires_grad=True)
+    found = clipped_objective(log_ratio.exp(), torch.tensor([advantage]), clip=0.2)
     found.backward()
     assert found.item() == pytest.approx(loss)
     # d/dlogp of -r A is -r A, and 0 where the clip holds.
     clipped = loss != pytest.approx(-ratio * advantage)
-    assert new.grad.item() == pytest.approx(0.0 if clipped else loss)
+    assert log_ratio.grad.item() == pytest.approx(0.0 if clipped else loss)
 
 
 def test_the_objective_is_the_mean_over_the_batch():
-    log_probs = torch.tensor([1.5, 0.5]).log()
-    loss = clipped_objective(log_probs, torch.zeros(2), torch.tensor([2.0, -2.0]), clip=0.2)
+    loss = clipped_objective(torch.tensor([1.5, 0.5]), torch.tensor([2.0, -2.0]), clip=0.2)
     assert loss.item() == pytest.approx((-2.4 + 1.6) / 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "loss"),
+    [
+        (1.1, 0.5 * 0.9**2),  # within the clip
+        (1.9, 0.5 * 0.8**2),  # moved by more than 0.2 toward the return: no more to gain
+        (0.5, 0.5 * 1.5**2),  # moved away: counts in full
+    ],
+)
+def test_a_clipped_value_loss_by_hand(value, loss):
+    """The value was 1, and the return is 2."""
+    found = value_objective(torch.tensor([value]), torch.ones(1), torch.tensor([2.0]), clip=0.2)
+    assert found.item() == pytest.approx(loss)
+    unclipped = value_objective(torch.tensor([value]), torch.ones(1), torch.tensor([2.0]), clip=0.0)
+    assert unclipped.item() == pytest.approx(0.5 * (2.0 - value) ** 2)
+
+
+@pytest.mark.parametrize("changes", [{}, {"critic_only": ("episode_time",)}, {"squash": True}])
+def test_an_update_begins_with_the_policy_that_acted(config, changes):
+    """Its fast layers, and which features they get, are those of the network."""
+    network = ResidualActorCritic(dataclasses.replace(config, **changes), seed=1)
+    nn.init.orthogonal_(network.actor[-1].weight, 1.0, torch.Generator().manual_seed(0))
+    batch = random_batch(network)
+    _, parts = losses(network, batch, SETTINGS)
+    assert parts["minibatch_kl"] < 1e-9
+    assert parts["clip_fraction"] == 0.0
+    assert parts["residual_ms"] > 1e-3
 
 
 def test_log_prob_and_entropy_are_those_of_a_normal_distribution(network):
@@ -118,6 +152,35 @@ def test_an_update_stops_after_the_epoch_that_passes_the_kl_target(network):
     assert all_epochs["epochs"] == SETTINGS.epochs
     assert stopped["epochs"] == 1
     assert stopped["kl"] > 1e-6
+
+
+def test_an_update_stops_before_the_minibatch_that_passes_the_kl_target(network):
+    batch = random_batch(network)
+    target = 0.01
+    _, found = run(network, batch, dataclasses.replace(SETTINGS, target_kl=target, epochs=100))
+    settings = dataclasses.replace(SETTINGS, target_kl=target, epochs=100, kl_stop="minibatch")
+    _, stopped = run(network, batch, settings)
+    assert stopped["epochs"] <= found["epochs"] < 100
+    assert stopped["minibatch_kl"] < target < found["kl"]
+
+
+def test_without_a_target_no_divergence_stops_an_update(network):
+    settings = dataclasses.replace(SETTINGS, target_kl=0.0, actor_learning_rate=0.1)
+    _, metrics = run(network, random_batch(network), settings)
+    assert metrics["epochs"] == SETTINGS.epochs
+    assert metrics["kl"] > 0.05
+    assert metrics["clip_fraction"] > 0.0
+
+
+@pytest.mark.parametrize(("desired", "grows"), [(1e-9, False), (1e9, True)])
+def test_an_adaptive_learning_rate_steers_to_the_desired_divergence(network, desired, grows):
+    settings = dataclasses.replace(
+        SETTINGS, learning_rate_schedule="adaptive", desired_kl=desired, actor_learning_rate=1e-3
+    )
+    _, metrics = run(network, random_batch(network), settings)
+    bound = 1e-2 if grows else 1e-5
+    assert metrics["actor_learning_rate"] == pytest.approx(bound)
+    assert metrics["critic_learning_rate"] == SETTINGS.critic_learning_rate
 
 
 def test_the_critic_learns_the_returns(network):

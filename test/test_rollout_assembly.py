@@ -32,6 +32,7 @@ def make_step(
         decision=not final and tick % hold == 0,
         final=final,
         intervention=intervention,
+        token_age_ms=-1,
     )
     return unpack(STEP, blob)
 

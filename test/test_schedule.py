@@ -241,3 +241,49 @@ def test_a_plan_survives_json_and_what_is_not_one_is_refused():
     for text in ('{"speed": 1}', "{}", "[1]", "3", "not json"):
         with pytest.raises(ValueError, match=r"expected|Expecting"):
             EpisodePlan.from_json(text)
+
+
+def test_upcoming_plans_are_those_that_would_be_played_one_by_one():
+    """What is played side by side must not depend on an outcome that is not there yet."""
+    one_by_one, batched = play(make_schedule()), []
+    schedule = make_schedule()
+    while plans := schedule.upcoming(3):
+        assert len({(plan.phase, plan.weights_version) for plan in plans}) == 1
+        batched += plans
+        for plan in plans:
+            schedule.record(make_outcome(plan))
+    assert batched == one_by_one
+
+
+def worse_than_base(**changes) -> tuple[Schedule, list[EpisodePlan]]:
+    """A schedule whose base solves all, up to the end of a validation that solves nothing."""
+    settings = {"eval_episodes": 10, "validation_episodes": 10, "total_steps": 80}
+    schedule, plans = make_schedule(**settings | changes), []
+    while schedule.verdict is None:
+        plans.append(schedule.next())
+        schedule.record(make_outcome(plans[-1], success=plans[-1].phase == "base"))
+    return schedule, plans
+
+
+def test_a_rollback_goes_on_with_weights_of_a_new_version_and_no_second_validation():
+    schedule, _ = worse_than_base()
+    assert schedule.verdict is False
+    version = schedule.version
+    schedule.roll_back()
+    following = schedule.next()
+    assert (following.phase, following.weights_version) == ("train", version + 1)
+
+
+def test_after_a_rollback_the_next_update_is_validated_as_usual():
+    schedule, _ = worse_than_base()
+    schedule.roll_back()
+    while (plan := schedule.next()).phase == "train":
+        schedule.record(make_outcome(plan))
+    assert plan.phase == "validation"
+    assert plan.weights_version == schedule.version
+
+
+def test_few_failures_by_chance_are_no_reason_to_roll_back():
+    schedule, plans = worse_than_base(eval_episodes=3, validation_episodes=2)
+    assert plans[-1].phase == "validation"
+    assert schedule.verdict is True

@@ -11,7 +11,8 @@ from residual_smolvla_ros.learning.session import Listeners, Session
 from residual_smolvla_ros.records import REWARD, Record, pack, unpack
 
 STEPS = 3
-PROGRESS = '{"episodes_per_update": 9, "warmup_updates": 0, "episodes": 0, "env_steps": 0}'
+PROGRESS = """{"episodes_per_update": 9, "warmup_updates": 0, "episodes": 0, "env_steps": 0,
+               "rollbacks": 0}"""
 
 
 class Played:
@@ -183,3 +184,47 @@ def test_steps_that_a_person_drove_are_counted():
     played.session.person_drives = True
     played.step(2)
     assert played.outcomes[0].intervened_steps == 2
+
+
+def test_the_scene_is_set_while_the_learner_updates_and_the_episode_waits_for_both():
+    """The arm must never wait for an update that fits into the reset."""
+    played = Played(judged=True)
+    played.session.take_weights(0, PROGRESS)
+    played.session.schedule.episodes_per_update = 1
+    played.begin()
+    played.step(success=True)
+    assert played.session.prepare()  # with version 1 still to come
+    played.session.begin()
+    assert played.session.is_updating
+    assert not played.session.running
+    assert not played.session.prepare()  # the scene is not set twice
+    played.session.take_weights(1, PROGRESS)
+    played.session.prepare()
+    assert played.session.running
+
+
+def test_stopped_while_it_waits_for_weights_an_episode_is_prepared_anew():
+    played = Played(judged=True)
+    played.session.schedule.episodes_per_update = 1
+    played.begin()
+    played.step(success=True)
+    assert played.session.prepare()
+    played.session.begin()
+    played.session.stop()
+    played.session.take_weights(1, PROGRESS)
+    assert not played.session.running
+    played.session.start()
+    assert played.session.prepare()  # a person may have moved the scene meanwhile
+
+
+@pytest.mark.parametrize(("solved", "label"), [(True, "success"), (False, "failure")])
+def test_a_complete_validation_says_whether_its_weights_may_stay(solved, label):
+    """Ten of ten solved by the base alone: a version that solves none must not go unnoticed."""
+    played = Played(judged=True, eval_episodes=10, validation_episodes=10, validation_every=1)
+    for episode in range(20):
+        played.begin()
+        played.step(success=episode < 10 or solved)
+        played.step(2 if played.session.running else 0)
+    verdict = played.events[-1]
+    assert (verdict["event"], verdict["label"]) == ("validated", label)
+    assert played.session.schedule.rollbacks == (not solved)

@@ -109,9 +109,9 @@ def newest_checkpoint(run: Path) -> Path | None:
     return max(found, key=lambda p: int(p.name), default=None)
 
 
-def prune_checkpoints(folder: Path, keep_last: int, keep_every: int) -> None:
-    """Delete all but the newest `keep_last` checkpoints and each `keep_every`-th."""
+def prune_checkpoints(folder: Path, keep_last: int, keep_every: int, spare: int = 0) -> None:
+    """Delete all but the newest `keep_last` checkpoints, each `keep_every`-th, and `spare`."""
     versions = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
     for version in versions[:-keep_last]:
-        if version % keep_every:
+        if version % keep_every and version != spare:
             shutil.rmtree(folder / f"{version:06d}")

@@ -23,25 +23,23 @@ KEEP_LAST, KEEP_EVERY = 3, 20
 EXECUTED_TOLERANCE = 0.1
 # When updates come: a resumed run must keep it.
 CADENCE = ("episodes_per_update", "warmup_updates")
-# What the weights of a residual were trained for: a checkpoint of other values does not fit.
-FIXED_SETTINGS = (
-    "features",
-    "action_size",
-    "action_space",
-    "action_scale",
-    "residual_clip",
-    "hold_steps",
-    "hidden_sizes",
-)
+# What the weights of a residual were not trained for: all else must fit a checkpoint's.
+FREE_SETTINGS = ("log_std_init",)
 
 
 @dataclass
 class Counters:
-    """How far a run has come; `version` is the number of updates, warm-up included."""
+    """How far a run has come.
+
+    `version` counts updates, warm-up included, and rollbacks; `accepted` is the version that did
+    not do worse than the base when it was last looked at, 0 the untrained one.
+    """
 
     version: int = 0
     episodes: int = 0
     env_steps: int = 0
+    rollbacks: int = 0
+    accepted: int = 0
 
 
 class Algorithm(Protocol):
@@ -164,7 +162,7 @@ class Learner:
             dataclasses.asdict(self.counters),
             run | self._cadence() | {"algorithm": self.algorithm.name},
         )
-        prune_checkpoints(folder, KEEP_LAST, KEEP_EVERY)
+        prune_checkpoints(folder, KEEP_LAST, KEEP_EVERY, spare=self.counters.accepted)
         return path
 
     def load(self, checkpoint: ResidualCheckpoint) -> None:
@@ -172,8 +170,13 @@ class Learner:
 
         Raises CheckpointError if its features, actions or network differ from this run's.
         """
+        self._check(checkpoint)
+        self.network.load_state_dict(checkpoint.weights)
+        self._set_gain()
+
+    def _check(self, checkpoint: ResidualCheckpoint) -> None:
         found, expected = checkpoint.config, self.residual
-        for name in FIXED_SETTINGS:
+        for name in (f.name for f in dataclasses.fields(expected) if f.name not in FREE_SETTINGS):
             # As text: the order of the features counts.
             if str(getattr(found, name)) != str(getattr(expected, name)):
                 raise CheckpointError(
@@ -181,13 +184,19 @@ class Learner:
                     f"{getattr(expected, name)}, found {getattr(found, name)}"
                 )
         try:
-            self.network.load_state_dict(checkpoint.weights)
+            # Into another network: a failure leaves half of the weights behind.
+            ResidualActorCritic(expected).load_state_dict(checkpoint.weights)
         except RuntimeError as error:
             raise CheckpointError(
                 f"residual checkpoint {checkpoint.path}: expected weights of its configuration, "
                 f"found: {str(error).strip().splitlines()[-1].strip()}"
             ) from None
-        self._set_gain()
+        broken = [name for name, value in checkpoint.weights.items() if not value.isfinite().all()]
+        if broken:
+            raise CheckpointError(
+                f"residual checkpoint {checkpoint.path}: expected finite weights, "
+                f"found NaN or infinity in {broken[0]}"
+            )
 
     def resume(self, checkpoint: ResidualCheckpoint) -> None:
         """Go on where the checkpoint's run stopped, to the bit.
@@ -195,17 +204,39 @@ class Learner:
         Raises CheckpointError as `load` does, and where the run's algorithm or the size of its
         updates was another.
         """
-        found = {"algorithm": "ppo"} | checkpoint.run  # once there was no other
-        expected = {"algorithm": self.algorithm.name} | self._cadence()
-        for name, value in expected.items():
+        found = {"algorithm": "ppo"} | checkpoint.run  # older ones know no other
+        for name, value in ({"algorithm": self.algorithm.name} | self._cadence()).items():
             if found[name] != value:
                 raise CheckpointError(
                     f"residual checkpoint {checkpoint.path}: expected {name} {value}, "
                     f"found {found[name]}"
                 )
-        self.load(checkpoint)
+        self._check(checkpoint)
+        try:
+            self.algorithm.load_state(checkpoint.training)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"residual checkpoint {checkpoint.path}: expected the training state of "
+                f"{self.algorithm.name}, found: {error}"
+            ) from None
+        self.network.load_state_dict(checkpoint.weights)
         self.counters = Counters(**checkpoint.counters)
+        self._set_gain()
+
+    def accept(self) -> None:
+        """Take note that the present version does no worse than the base."""
+        self.counters.accepted = self.counters.version
+
+    def roll_back(self, checkpoint: ResidualCheckpoint) -> None:
+        """Go back to the weights and the algorithm's state of the accepted version.
+
+        They get a version of their own; the counters go on.
+        """
         self.algorithm.load_state(checkpoint.training)
+        self.network.load_state_dict(checkpoint.weights)
+        self.counters.version += 1
+        self.counters.rollbacks += 1
+        self.accept()
         self._set_gain()
 
 

@@ -80,6 +80,28 @@ class Episode:
         return float(sum(self.rewards))
 
 
+def check_episode(episode: Episode, feature_size: int, residual_size: int) -> None:
+    """Raise ValueError unless all numbers of an episode are finite and of the expected sizes."""
+    final = [] if episode.final_features is None else [episode.final_features]
+    for name, values, size in (
+        ("features", episode.features + final, feature_size),
+        ("residuals", episode.residuals, residual_size),
+    ):
+        wrong = [np.shape(value) for value in values if np.shape(value) != (size,)]
+        if wrong:
+            raise ValueError(f"episode: expected {name} of shape ({size},), found {wrong[0]}")
+    for name, values in (
+        ("features", episode.features),
+        ("residuals", episode.residuals),
+        ("log_probs", episode.log_probs),
+        ("values", episode.values),
+        ("rewards", episode.rewards),
+        ("final_features", final),
+    ):
+        if not np.isfinite(values).all():
+            raise ValueError(f"episode: expected finite {name}, found NaN or infinity")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Decisions of several episodes: (n, ...) float32 tensors."""
@@ -94,6 +116,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __getitem__(self, rows: torch.Tensor | slice) -> "Batch":
+        return Batch(*(values[rows] for values in vars(self).values()))
+
 
 def generalised_advantages(
     rewards: np.ndarray, values: np.ndarray, last_value: float, gamma: float, lam: float
@@ -106,33 +131,48 @@ def generalised_advantages(
     """
     advantages = np.zeros(len(rewards), dtype=np.float64)
     following_value, running = last_value, 0.0
-    for t in reversed(range(len(rewards))):
-        delta = rewards[t] + gamma * following_value - values[t]
+    # As plain numbers: numpy's are slow one by one.
+    steps = zip(np.asarray(rewards).tolist(), np.asarray(values).tolist(), strict=True)
+    for t, (reward, value) in reversed(list(enumerate(steps))):
+        delta = reward + gamma * following_value - value
         running = delta + gamma * lam * running
         advantages[t] = running
-        following_value = values[t]
+        following_value = value
     return advantages
 
 
-def make_batch(episodes: list[Episode], value_function, gamma: float, lam: float) -> Batch:
-    """Join episodes into a batch with advantages and returns.
+def discounted_sums(episodes: list[Episode], gamma: float) -> torch.Tensor:
+    """Return for each decision the discounted sum (n,) of the rewards up to it.
+
+    Its deviation is the scale of rewards, as in Gymnasium's NormalizeReward.
+    """
+    sums = []
+    for episode in episodes:
+        for rows, _ in episode.segments():
+            running = 0.0
+            for reward in episode.rewards[rows]:
+                running = gamma * running + reward
+                sums.append(running)
+    return torch.tensor(sums, dtype=torch.float64)
+
+
+def make_batch(
+    episodes: list[Episode], value_function, gamma: float, lam: float, reward_scale: float = 1.0
+) -> Batch:
+    """Join episodes into a batch with advantages and returns, of rewards times `reward_scale`.
 
     `value_function` maps features (n, size) to values (n,): it bootstraps truncated episodes.
     Raises ValueError if there is no decision, or a number that is not finite.
     """
     segments = [(e, rows, after) for e in episodes for rows, after in e.segments()]
     if not segments:
-        raise ValueError("expected a rollout of at least one decision, found none")
+        raise ValueError("rollout: expected at least one decision, found none")
+    last_values = _last_values([after for _, _, after in segments], value_function)
     advantages, returns = [], []
-    for episode, rows, after in segments:
-        last_value = 0.0
-        if after is not None:
-            final = torch.from_numpy(np.asarray(after)).unsqueeze(0)
-            last_value = float(value_function(final)[0])
+    for (episode, rows, _), last_value in zip(segments, last_values, strict=True):
+        rewards = reward_scale * np.asarray(episode.rewards[rows])
         values = np.asarray(episode.values[rows])
-        advantage = generalised_advantages(
-            np.asarray(episode.rewards[rows]), values, last_value, gamma, lam
-        )
+        advantage = generalised_advantages(rewards, values, last_value, gamma, lam)
         advantages.append(advantage)
         returns.append(advantage + values)
 
@@ -154,3 +194,13 @@ def make_batch(episodes: list[Episode], value_function, gamma: float, lam: float
         if not torch.isfinite(value).all():
             raise ValueError(f"rollout: expected finite {name}, found NaN or infinity")
     return batch
+
+
+def _last_values(following: list[np.ndarray | None], value_function) -> list[float]:
+    """Return the values of the states that follow; 0 where None does."""
+    values = np.zeros(len(following))
+    truncated = [index for index, after in enumerate(following) if after is not None]
+    if truncated:
+        final = np.stack([np.asarray(following[index], np.float32) for index in truncated])
+        values[truncated] = value_function(torch.from_numpy(final)).numpy()
+    return values.tolist()

@@ -58,6 +58,16 @@ class LearnerRun:
         with (self._output / UPDATES).open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
+    def judge(self, is_good: bool) -> None:
+        """Accept the present version, or go back to the last one that was accepted."""
+        learner = self.learner
+        if is_good:
+            learner.accept()
+            return
+        accepted = self._checkpoints / f"{learner.counters.accepted:06d}"
+        learner.roll_back(load_checkpoint(accepted, training=True))
+        self.save()
+
     def close(self) -> None:
         """Flush TensorBoard's events."""
         self._board.close()

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
+from residual_smolvla_ros.learning.guard import is_worse
 from residual_smolvla_ros.records import DISCARD
 
 HELD_OUT_SEED = 1_000_000
@@ -96,10 +97,12 @@ class Schedule:
     clip: bool = True
     training_episodes: int = 0
     env_steps: int = 0
+    rollbacks: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
     last_episode: int = 0
 
     def __post_init__(self):
+        self._rolled_back_at = -1
         self.restore(self.outcomes, self.last_episode)
 
     def restore(self, outcomes: list[Outcome], last_episode: int) -> None:
@@ -126,8 +129,40 @@ class Schedule:
 
     @property
     def version(self) -> int:
-        """Weights version that the episodes so far have led to; -1 where nothing is trained."""
-        return self.training_episodes // self.episodes_per_update if self.total_steps else -1
+        """Weights version that the episodes so far have led to; -1 where nothing is trained.
+
+        It counts updates, and each time that one was rolled back.
+        """
+        return self.updates + self.rollbacks if self.total_steps else -1
+
+    @property
+    def updates(self) -> int:
+        """Updates that the episodes so far have led to."""
+        return self.training_episodes // self.episodes_per_update
+
+    @property
+    def verdict(self) -> bool | None:
+        """Whether the present version may stay, right after its validation is complete, else None.
+
+        It may not if it does worse than the base alone with 95 % confidence: `roll_back` then.
+        """
+        last = self.outcomes[-1] if self.outcomes else None
+        if last is None or last.phase != VALIDATION or last.weights_version != self.version:
+            return None
+        if self.count(VALIDATION, self.version) != self.validation_episodes:
+            return None
+        base = [o.success for o in self.outcomes if o.phase == BASE]
+        played = [
+            o.success
+            for o in self.outcomes
+            if o.phase == VALIDATION and o.weights_version == self.version
+        ]
+        return not is_worse(sum(played), len(played), sum(base), len(base))
+
+    def roll_back(self) -> None:
+        """Take note that the weights of an earlier version are the present ones again."""
+        self.rollbacks += 1
+        self._rolled_back_at = self.updates
 
     @property
     def trained(self) -> bool:
@@ -166,15 +201,11 @@ class Schedule:
 
     def _training_plan(self) -> EpisodePlan:
         version = self.version
-        if (
-            self.validation_every
-            and version >= self.warmup_updates
-            and (version - self.warmup_updates) % self.validation_every == 0
-        ):
+        if self._validation_is_due():
             done = self.count(VALIDATION, version)
             if done < self.validation_episodes:
                 return self._plan(VALIDATION, done, VALIDATION_SEED + done, weights_version=version)
-        warmup = version < self.warmup_updates
+        warmup = self.updates < self.warmup_updates
         index = self.training_episodes
         return self._plan(
             WARMUP if warmup else TRAIN,
@@ -184,6 +215,13 @@ class Schedule:
             use_residual=not warmup,
             explore=not warmup,
         )
+
+    def _validation_is_due(self) -> bool:
+        trained = self.updates - self.warmup_updates
+        if not self.validation_every or trained < 0 or trained % self.validation_every:
+            return False
+        # After a rollback the weights are those of a version that has been validated.
+        return self._rolled_back_at != self.updates
 
     def _clip_plan(self) -> EpisodePlan | None:
         if not self.clip or not self.eval_episodes:

@@ -41,7 +41,7 @@ class Session:
         self.schedule = schedule
         self.labelling = labelling
         self.plan: EpisodePlan | None = None
-        self.running = False
+        self.running = self._scene_is_set = False
         self.paused = paused
         self.person_drives = False
         self.version: int | None = None if trains else -1
@@ -63,6 +63,7 @@ class Session:
             self.schedule.warmup_updates = counters["warmup_updates"]
             self.schedule.training_episodes = counters["episodes"]
             self.schedule.env_steps = counters["env_steps"]
+            self.schedule.rollbacks = counters["rollbacks"]
         return first
 
     def restore(self, outcomes: list[Outcome], last_episode: int) -> None:
@@ -86,17 +87,30 @@ class Session:
             plan = self.schedule.next()
             if plan is None:
                 raise StopIteration
-            if self._trains and plan.weights_version > self.version:
-                return False  # the learner is updating
             self.plan = plan
+            self._scene_is_set = False
             self._tally.begin()
             self._announce("prepare")
-        return True
+        if self._scene_is_set:
+            self._run()
+        return not self._scene_is_set
 
     def begin(self) -> None:
         """Let the prepared episode run: its scene is set."""
         if self.paused or self.plan is None:
             self.plan = None  # stopped meanwhile: prepared anew at the start
+            return
+        self._scene_is_set = True
+        self._run()
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether the prepared episode waits for weights that the learner has not sent yet."""
+        return self._trains and self.plan is not None and self.plan.weights_version > self.version
+
+    def _run(self) -> None:
+        # The scene is set while the learner updates.
+        if self.is_updating:
             return
         self.running = True
         self.progress_at = self._clock()
@@ -162,9 +176,19 @@ class Session:
         )
         self._tell.outcome(outcome)
         self.schedule.record(outcome)
+        self._judge_version()
         self.plan = None
         self.labelling.close()
         self.progress_at = self._clock()
+
+    def _judge_version(self) -> None:
+        """Announce what a validation that is complete says of the weights."""
+        verdict = self.schedule.verdict
+        if verdict is None:
+            return
+        if not verdict:
+            self.schedule.roll_back()
+        self._announce("validated", "", SUCCESS if verdict else FAILURE)
 
     def _announce(self, event: str, reason: str = "", label: str = "") -> None:
         fields = {
@@ -205,6 +229,8 @@ class Session:
         if self.paused:
             return False, "stopped already"
         self.paused = True
+        if self._scene_is_set and not self.running:
+            self.plan = None  # nobody knows what becomes of the scene meanwhile
         if self.running:
             self._end("stopped", self._judgement() if self._tally.steps else DISCARD)
         return True, "stopped until episode/start"

@@ -205,7 +205,7 @@ class EpisodeNode(PipelineNode):
             return "paused"
         if self._missing():
             return "starting"
-        return "resetting" if session.plan is not None else "updating"
+        return "updating" if session.is_updating else "resetting"
 
     # -- supervision ------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from residual_smolvla_ros.nodes.common import (
     to_nanoseconds,
 )
 from residual_smolvla_ros.nodes.common import main as run
+from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.records import DISCARD, EPISODE_EVENT, REWARD, STEP, WEIGHTS, Record, pack
 from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
@@ -48,7 +49,8 @@ class LearnerNode(PipelineNode):
             self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
         )
         seed = self.parameter("seed", 0, "seed of weights and minibatches")
-        self._learner = make_learner(self.parameter, self._joint_names, seed)
+        shape = read_token_shape(base) if base else None
+        self._learner = make_learner(self.parameter, self._joint_names, shape, seed)
         self._run = LearnerRun(
             Path(output), self._learner, {"base_checkpoint": base}, resume, residual
         )
@@ -73,6 +75,8 @@ class LearnerNode(PipelineNode):
         if record.metadata["event"] == "label":
             self._assembler.add_label(record.metadata["episode"], record.metadata["label"])
             self._take_episodes()
+        if record.metadata["event"] == "validated":
+            self._on_validated(record)
         if record.metadata["event"] != "end":
             return
         plan = EpisodePlan.from_json(record.metadata["plan"])
@@ -87,6 +91,18 @@ class LearnerNode(PipelineNode):
         )
         self._assembler.add_end(end)
         self._take_episodes()
+
+    def _on_validated(self, record: Record) -> None:
+        good = record.metadata["success"]
+        version = self._learner.counters.version
+        self._run.judge(good)
+        if not good:
+            counters = self._learner.counters
+            self.get_logger().warning(
+                f"version {version} does worse than the base alone: rolled back, the weights of "
+                f"the last version that did not are version {counters.version} now"
+            )
+            self._publish_weights()
 
     def _on_step(self, record: Record) -> None:
         self._assembler.add_step(record)

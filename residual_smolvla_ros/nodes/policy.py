@@ -26,6 +26,7 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.intervention import Intervention
 from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
+from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig
@@ -82,6 +83,7 @@ class PolicyNode(PipelineNode):
             network = ResidualActorCritic(untrained)
             self._policy.load_weights(untrained, network.state_dict(), version=0)
         self._period_ns = round(1e9 / self._rate_hz)
+        self._vision = VisionWorker(self._policy, self._lockstep, self._period_ns)
         self._plan: EpisodePlan | None = None  # of the episode being played
         self._next_plan: EpisodePlan | None = None  # prepared, begins with its first state
         self._active = False
@@ -174,17 +176,20 @@ class PolicyNode(PipelineNode):
             return
         if self._person.switch(stamp / 1e9, lerobot_to_rad(state, self._joint_names)):
             self._policy.replan()
-        # A person needs neither images nor a plan; features do, and the one of before will do.
-        led = self._person.drives and self._policy.has_plan
+        self._vision.collect(stamp)
+        # A person needs neither images nor a plan; features do, and those of before will do.
+        led = self._person.drives and self._policy.has_plan and self._policy.has_tokens
         needs_plan = self._policy.needs_plan and not led
-        if not led and not self._images.fit(stamp, needs_plan):
+        needs_tokens = self._vision.due and (not led or self._images.fit(stamp, True))
+        if not led and not self._images.fit(stamp, needs_plan or needs_tokens):
             self._tell_images(stamp)
             return
-        if needs_plan and not self._plan_chunk(state):
+        if (needs_plan or needs_tokens) and not self._look(stamp, state, needs_plan, needs_tokens):
             return
         step, positions, intervention = self._step(stamp / 1e9, state, extra)
         self._publish_command(message, stamp, positions)
         self._publish_step(stamp, step, intervention=intervention)
+        self._look_ahead(stamp)
         if self._views.watched and not intervention:
             base = self._policy.base.unnormalise_action(step.base)
             self._views.publish(message.header.stamp, base, positions)
@@ -205,6 +210,7 @@ class PolicyNode(PipelineNode):
             self._waiting_for = f"weights of version {plan.weights_version}"
             return False
         self._person.end()
+        self._vision.begin()
         self._policy.begin_episode(plan.seed, plan.max_steps, plan.use_residual, plan.explore)
         self._plan, self._next_plan = plan, None
         return True
@@ -226,17 +232,34 @@ class PolicyNode(PipelineNode):
             return None
         return rad_to_lerobot(values, self._joint_names)
 
-    def _plan_chunk(self, state: np.ndarray) -> bool:
-        """Plan from the newest images; False where one is broken: the next one will do."""
+    def _look(self, stamp: int, state: np.ndarray, plan: bool, tokens: bool) -> bool:
+        """Plan, or see, from the newest images; False where one is broken: the next will do."""
+        images = self._read_images()
+        if images is None:
+            return False
+        if plan:
+            self._policy.plan(images, state)
+            self.tally("plans")
+        if tokens:
+            self._vision.see(images, self._images.oldest_stamp(), stamp)
+            self.tally("tokens")
+        return True
+
+    def _look_ahead(self, stamp: int) -> None:
+        """In real time: have tokens that are due encoded beside the next steps."""
+        if self._vision.idle and self._images.fit(stamp, True):
+            images = self._read_images()
+            if images is not None:
+                self._vision.start(images, self._images.oldest_stamp())
+                self.tally("tokens")
+
+    def _read_images(self) -> dict[str, np.ndarray] | None:
         try:
-            images = {name: self._images.pixels(name) for name in self._policy.base.cameras}
+            return {name: self._images.pixels(name) for name in self._policy.base.cameras}
         except ValueError as error:
             self.refused += 1
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
-            return False
-        self._policy.plan(images, state)
-        self.tally("plans")
-        return True
+            return None
 
     def _tell_images(self, stamp: int) -> None:
         self._waiting_for = self._images.describe(stamp)
@@ -286,24 +309,13 @@ class PolicyNode(PipelineNode):
             decision=step.decision,
             final=final,
             intervention=intervention,
+            token_age_ms=self._vision.age_ms(stamp),
         )
         self._steps.publish(to_message(blob))
 
     def _finish(self, stamp: int, state: np.ndarray, extra: dict[str, np.ndarray]) -> None:
         """At the time limit: publish the state that the critic bootstraps from; no command."""
-        none = np.zeros(self._policy.base.action_size, dtype=np.float32)
-        step = PolicyStep(
-            features=self._policy.features(state, extra),
-            base=none,
-            residual=np.zeros(self._policy.config.residual_size, dtype=np.float32),
-            correction=none,
-            command=none,
-            log_prob=0.0,
-            value=0.0,
-            tick=self._policy.tick,
-            decision=False,
-        )
-        self._publish_step(stamp, step, final=True)
+        self._publish_step(stamp, self._policy.finish(state, extra), final=True)
         # A robot goes on publishing states: without a plan they are no longer this episode's.
         self._answered, self._answer, self._pending, self._plan = stamp, None, None, None
 

@@ -3,7 +3,8 @@
 In lockstep it publishes a state, waits for the command with that stamp, and steps: as fast as the
 processor allows, and the same seed gives the same run. An unanswered state is repeated, so that a
 message lost to a node that was just starting holds nothing up. While held, the arm stays where it
-is; in lockstep its time stands still.
+is; in lockstep its time stands still. In lockstep the cameras are rendered every
+`camera_period_steps`, and whenever a state stays unanswered: the policy may wait for images.
 """
 
 import time
@@ -209,6 +210,8 @@ class So101SimNode(PipelineNode):
     def _repeat(self) -> None:
         late = time.monotonic() - self._published_at >= REPEAT_S
         if self._active and self._awaiting is not None and late and not self._held:
+            if self._step % self._camera_period:
+                self._publish_images(self._awaiting.header.stamp)
             self._states.publish(self._awaiting)
 
     def status(self):

@@ -9,29 +9,88 @@ from torch import nn
 from residual_smolvla_ros.policy.features import ResidualConfig
 
 NORMALISED_CLIP = 5.0
+# Share of the batch's variance below which a direction is noise, not to be blown up.
+MIN_VARIANCE_SHARE = 1e-7
+
+
+class TokenProjection(nn.Module):
+    """Replace a block of the features by its leading principal components, whitened.
+
+    `block` is where the vision tokens are in the features.
+    """
+
+    def __init__(self, block: slice, components: int):
+        super().__init__()
+        self._block = block
+        size = block.stop - block.start
+        self.register_buffer("mean", torch.zeros(size))
+        # Each axis over its standard deviation; zero where the batch had fewer directions.
+        self.register_buffer("axes", torch.zeros(size, components))
+
+    def fit(self, features: torch.Tensor) -> None:
+        """Take mean and axes of a batch (n, feature_size)."""
+        tokens = features[:, self._block].double()
+        mean = tokens.mean(dim=0)
+        centred = tokens - mean
+        rows, size = centred.shape
+        # Of the two matrices of products, which share their eigenvalues, the smaller one.
+        gram = centred @ centred.T if rows < size else centred.T @ centred
+        variances, vectors = torch.linalg.eigh(gram / rows)
+        order = variances.argsort(descending=True)[: self.axes.shape[1]]
+        order = order[variances[order] > MIN_VARIANCE_SHARE * variances.sum()]
+        variances, vectors = variances[order], vectors[:, order]
+        if rows < size:
+            vectors = centred.T @ vectors / (rows * variances).sqrt()
+        # Which way an axis points is not told by the batch: its largest entry is positive.
+        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+        self.mean.copy_(mean)
+        self.axes.zero_()
+        self.axes[:, : len(order)] = (vectors * largest.sign() / variances.sqrt()).float()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        components = (features[:, self._block] - self.mean) @ self.axes
+        before, after = features[:, : self._block.start], features[:, self._block.stop :]
+        return torch.cat([before, components, after], dim=1)
 
 
 class FeatureNormaliser(nn.Module):
-    """Shift and scale features to mean 0 and variance 1 by statistics that are set, not learned."""
+    """Shift and scale features to mean 0 and variance 1 by statistics that are set, not learned.
 
-    def __init__(self, size: int):
+    With a `projection` the features pass through it first; `size` is what is left of them then.
+    """
+
+    def __init__(self, size: int, projection: TokenProjection | None = None):
         super().__init__()
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
+        self.projection = projection
 
     @property
     def is_fitted(self) -> bool:
         """Whether statistics have been taken or loaded."""
-        return bool((self.std != 1.0).any())
+        whitened = self.projection is not None and bool(self.projection.axes.any())
+        return whitened or bool((self.std != 1.0).any())
 
     def fit(self, features: torch.Tensor) -> None:
-        """Take the statistics of a batch (n, size)."""
-        self.mean.copy_(features.mean(dim=0))
+        """Take the statistics of a batch (n, feature_size)."""
+        if self.projection is not None:
+            self.projection.fit(features)
+            features = self.projection(features)
+        self.take(features.mean(dim=0), features.std(dim=0, correction=0))
+
+    def take(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Take statistics (size,) of what `project` returns."""
+        self.mean.copy_(mean)
         # A feature that hardly varies must not be blown up to noise.
-        self.std.copy_(features.std(dim=0, correction=0).clamp_min(1e-2))
+        self.std.copy_(std.clamp_min(1e-2))
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Return features (n, feature_size) as they are (n, size) before statistics."""
+        return features if self.projection is None else self.projection(features)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        scaled = (features - self.mean) / self.std
+        """Return the networks' input (n, size) of features (n, feature_size)."""
+        scaled = (self.project(features) - self.mean) / self.std
         return scaled.clamp(-NORMALISED_CLIP, NORMALISED_CLIP)
 
 
@@ -52,28 +111,67 @@ def _mlp(sizes: list[int], output: int, output_gain: float, output_bias: bool) -
     return nn.Sequential(*layers, head)
 
 
+def _columns_without(sizes: dict[str, int], names: tuple[str, ...]) -> torch.Tensor:
+    kept = [torch.full((size,), name not in names) for name, size in sizes.items()]
+    return torch.cat(kept).nonzero().squeeze(1)
+
+
+def _projection(config: ResidualConfig) -> TokenProjection | None:
+    if not (config.needs_tokens and config.vision_components):
+        return None
+    names = list(config.features)
+    start = sum(config.features[name] for name in names[: names.index("vision")])
+    block = slice(start, start + config.features["vision"])
+    return TokenProjection(block, config.vision_components)
+
+
 class ResidualActorCritic(nn.Module):
     """Separate MLPs for the residual's mean and the value, with a state-independent log_std.
 
     The actor's head is zero and has no bias, so an untrained residual is exactly the base
-    (ResiP). `seed` makes the initial weights reproducible.
+    (ResiP). The critic sees all features, the actor all but `critic_only`. `seed` makes the
+    initial weights reproducible.
     """
 
     def __init__(self, config: ResidualConfig, seed: int = 0):
         super().__init__()
         self.config = config
-        sizes = [config.feature_size, *config.hidden_sizes]
+        inputs = config.input_sizes
+        columns = _columns_without(inputs, config.critic_only)
+        hidden = list(config.hidden_sizes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.actor = _mlp(sizes, config.residual_size, output_gain=0.0, output_bias=False)
-            self.critic = _mlp(sizes, 1, output_gain=1.0, output_bias=True)
+            self.actor = _mlp(
+                [len(columns), *hidden], config.residual_size, output_gain=0.0, output_bias=False
+            )
+            self.critic = _mlp(
+                [sum(inputs.values()), *hidden], 1, output_gain=1.0, output_bias=True
+            )
         self.log_std = nn.Parameter(torch.full((config.residual_size,), config.log_std_init))
-        self.normaliser = FeatureNormaliser(config.feature_size)
+        self.normaliser = FeatureNormaliser(sum(inputs.values()), _projection(config))
+        # No part of the weights: the configuration tells.
+        self.register_buffer("actor_columns", columns, persistent=False)
+        # Share of the residual that is carried out; no density or value depends on it.
+        self.register_buffer("gain", torch.ones(()))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # Checkpoints from before there was a gain carried the residual out in full.
+        state_dict.setdefault(f"{prefix}gain", torch.ones(()))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the residual's mean (n, residual_size) and the value (n,)."""
         x = self.normaliser(features)
-        return self.actor(x), self.critic(x).squeeze(-1)
+        return self.bound(self.actor(self.actor_input(x))), self.critic(x).squeeze(-1)
+
+    def actor_input(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the actor's share of normalised features."""
+        return x[:, self.actor_columns] if self.config.critic_only else x
+
+    def bound(self, mean: torch.Tensor) -> torch.Tensor:
+        """Return the residual's mean for the actor's output, within the bound with `squash`."""
+        limit = self.config.residual_clip
+        return limit * torch.tanh(mean / limit) if self.config.squash else mean
 
     def value(self, features: torch.Tensor) -> torch.Tensor:
         """Return the value (n,) of features (n, feature_size)."""

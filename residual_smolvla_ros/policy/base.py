@@ -124,9 +124,7 @@ class FrozenSmolVLA:
         shape = (1, self.config.chunk_size, self.config.max_action_dim)
         return torch.randn(shape, generator=generator).to(self.device)
 
-    def plan(
-        self, images: Images, state: np.ndarray, task: str, noise: torch.Tensor
-    ) -> np.ndarray:
+    def plan(self, images: Images, state: np.ndarray, task: str, noise: torch.Tensor) -> np.ndarray:
         """Return the next actions (chunk, action_size), normalised.
 
         `images` are (H, W, 3) uint8 RGB by camera name, `state` (joints,) in LeRobot's units.

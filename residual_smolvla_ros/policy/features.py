@@ -33,7 +33,8 @@ class ResidualConfig:
     `action_scale` is the size of one unit of residual in standard deviations of the base's
     actions (ResiP, ResFiT: 0.1 to 0.2) in the action space `joint`, and in steps of
     `action_space.GRIPPER_UNITS` in the action space `gripper`; `residual_clip` bounds it in
-    units; `hold_steps` is for how many control steps a sampled residual is held.
+    units; `hold_steps` is for how many control steps a sampled residual is held. With `squash`
+    the residual's mean approaches that bound as a tanh does, which off-policy learning needs.
     `critic_only` names features that the actor does not get (asymmetric actor-critic: Pinto et
     al. 2017, arXiv:1710.06542).
     Tokens are refreshed every `vision_period_steps` control steps. `vision_cameras` is what they
@@ -50,6 +51,7 @@ class ResidualConfig:
     hold_steps: int = 5
     hidden_sizes: tuple[int, ...] = (256, 256)
     log_std_init: float = -1.5
+    squash: bool = False
     critic_only: tuple[str, ...] = ()
     vision_period_steps: int = 10
     vision_cameras: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from residual_smolvla_ros.policy.features import (
     TCP_SCALE,
     ResidualConfig,
 )
+from residual_smolvla_ros.policy.vision import TokenReducer
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,15 @@ class PolicyStep:
     value: float
     tick: int
     decision: bool
+    token_age: int = -1  # of the vision tokens, in control steps; -1 without
 
 
 class ResidualSmolVLAPolicy:
     """Act with a frozen SmolVLA and a residual, one episode after the other.
 
     A step needs a plan once every `base.chunk_size` steps: ask `needs_plan`, then call `plan`.
+    Where the residual sees vision tokens, they are due every `vision_period_steps`: ask
+    `needs_tokens`, then call `see`.
     All randomness of an episode comes from the seed given to `begin_episode`.
     """
 
@@ -69,6 +73,7 @@ class ResidualSmolVLAPolicy:
             )
         if config.needs_kinematics and self._kinematics is None:
             raise ValueError("residual weights: expected kinematics of the robot, found none")
+        reducer = TokenReducer(config, self.base.cameras) if config.needs_tokens else None
         network = ResidualActorCritic(config)
         try:
             network.load_state_dict(weights)
@@ -82,6 +87,7 @@ class ResidualSmolVLAPolicy:
             self._space = GripperSpace(config, self._kinematics)
         else:
             self._space = JointSpace(config, self.base)
+        self._reducer = reducer
         self.network = network.eval().requires_grad_(False)
         self.version = version
 
@@ -103,6 +109,8 @@ class ResidualSmolVLAPolicy:
         self._chunk = None
         self._chunk_index = 0
         self._outdated = False
+        self._tokens: np.ndarray | None = None
+        self._token_age = -1
         self._held: PolicyStep | None = None
 
     @property
@@ -142,6 +150,25 @@ class ResidualSmolVLAPolicy:
         self._chunk_index, self._outdated = 0, False
         self._plans += 1
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether vision tokens are due: none in this episode yet, or a period old."""
+        due = self._tokens is None or self._token_age >= self.config.vision_period_steps
+        return self.config.needs_tokens and due
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the episode has the vision tokens that its features need, of whatever age."""
+        return not self.config.needs_tokens or self._tokens is not None
+
+    def see(self, tokens: np.ndarray, age_steps: int = 0) -> None:
+        """Take vision tokens (cameras, places, channels) of images `age_steps` control steps old.
+
+        They serve until the next ones, and grow older by one with every step.
+        """
+        self._tokens = self._reducer.reduce(tokens)
+        self._token_age = age_steps
+
     @torch.inference_mode()
     def step(
         self,
@@ -166,9 +193,10 @@ class ResidualSmolVLAPolicy:
             command=self.base.unnormalise_action(base) + self._held.correction,
             tick=self._tick,
             decision=self._held.tick == self._tick,
+            token_age=self._token_age,
         )
         self._chunk_index += 1
-        self._tick += 1
+        self._advance()
         return step
 
     def follow(
@@ -178,28 +206,42 @@ class ResidualSmolVLAPolicy:
 
         Its features are those that the policy would have seen, with the plan so far.
         """
-        none = np.zeros(self.config.residual_size, dtype=np.float32)
-        step = PolicyStep(
-            features=self._features(state, extra or {}),
-            base=self._planned(),
-            residual=none,
+        features = self.features(state, extra)
+        step = self._without_residual(features, self._planned(), command, decision=True)
+        self._held = None
+        self._chunk_index = min(self._chunk_index + 1, len(self._chunk))
+        self._advance()
+        return step
+
+    def features(self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Return the features (feature_size,) of a state; a critic bootstraps from the last."""
+        return self._features(state, extra or {})
+
+    def finish(self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None) -> PolicyStep:
+        """Return the state after the last step as a step in which nothing is commanded."""
+        none = np.zeros(self.base.action_size, dtype=np.float32)
+        return self._without_residual(self.features(state, extra), none, none, decision=False)
+
+    def _without_residual(
+        self, features: np.ndarray, base: np.ndarray, command: np.ndarray, decision: bool
+    ) -> PolicyStep:
+        return PolicyStep(
+            features=features,
+            base=base,
+            residual=np.zeros(self.config.residual_size, dtype=np.float32),
             correction=np.zeros_like(command),
             command=command,
             log_prob=0.0,
             value=0.0,
             tick=self._tick,
-            decision=True,
+            decision=decision,
+            token_age=self._token_age,
         )
-        self._held = None
-        self._chunk_index = min(self._chunk_index + 1, len(self._chunk))
-        self._tick += 1
-        return step
 
-    def features(
-        self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None
-    ) -> np.ndarray:
-        """Return the features (feature_size,) of a state; a critic bootstraps from the last."""
-        return self._features(state, extra or {})
+    def _advance(self) -> None:
+        self._tick += 1
+        if self._tokens is not None:
+            self._token_age += 1
 
     def _planned(self, ahead: int = 0) -> np.ndarray:
         return self._chunk[min(self._chunk_index + ahead, len(self._chunk) - 1)]
@@ -213,6 +255,9 @@ class ResidualSmolVLAPolicy:
         }
         if "privileged" in extra:
             values["privileged"] = extra["privileged"]
+        if self._tokens is not None:
+            values["vision"] = self._tokens
+            values["vision_age"] = np.float32(self._token_age / self.config.vision_period_steps)
         if self.config.features.keys() & {"planned_tcp", "target_from_plan"}:
             values |= self._plan_features(state, extra.get("target"))
         return self.config.pack(values)
@@ -245,7 +290,8 @@ class ResidualSmolVLAPolicy:
         log_prob = self.network.log_prob(mean, residual)
         sampled = residual[0].numpy()
         limit = self.config.residual_clip
-        correction = self._space.correction(np.clip(sampled, -limit, limit), state)
+        executed = self.network.gain.item() * np.clip(sampled, -limit, limit)
+        correction = self._space.correction(executed, state)
         return PolicyStep(
             features=features,
             base=self._planned(),

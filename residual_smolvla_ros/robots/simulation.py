@@ -4,8 +4,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import mujoco
 import numpy as np
 from so101_nexus.config import PhysicsConfig, PickConfig, RewardConfig, RobotConfig
+from so101_nexus.lerobot_adapter.normalization import (
+    normalize_ticks,
+    read_sim_qpos,
+    sim_rad_to_motor_ticks,
+)
 from so101_nexus.lerobot_adapter.sim_follower import SimSOFollower
 from so101_nexus.lerobot_adapter.sim_follower_config import SimSOFollowerConfig
 from so101_nexus.lerobot_adapter.synthetic_calibration import write_synthetic_calibration
@@ -86,7 +92,8 @@ class SimulatedSO101:
         self._env = self.robot._env.unwrapped
         self._like = like
         if like is not None:
-            self._env.model = like.model
+            # A model of its own takes 60 MB, and its data would keep it.
+            self._env.model, self._env.data = like.model, mujoco.MjData(like.model)
         self._renderer: Renderer | None = None
         self._success = False
 
@@ -107,8 +114,15 @@ class SimulatedSO101:
 
     def joint_positions(self) -> np.ndarray:
         """Return the joint positions (6,) in rad, as the servos would report them."""
-        observation = self.robot.get_observation()
-        return lerobot_to_rad([observation[f"{name}.pos"] for name in JOINT_NAMES])
+        robot = self.robot
+        # As in get_observation, which in half of a step's time also reads what is not needed here.
+        ticks = sim_rad_to_motor_ticks(
+            read_sim_qpos(robot._env),
+            calibration=robot.calibration,
+            gripper_limits_rad=robot._gripper_limits_rad,
+        )
+        values = normalize_ticks(ticks, motors=robot.motors, calibration=robot.calibration)
+        return lerobot_to_rad([values[name] for name in JOINT_NAMES])
 
     def joint_velocities(self) -> np.ndarray:
         """Return the joint velocities (6,) in rad/s."""

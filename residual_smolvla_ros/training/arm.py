@@ -44,8 +44,8 @@ class Played:
 class Arm:
     """Play one episode at a time: `begin`, then `step` until `done`; `result` tells how it went.
 
-    The state that `step` answers must have been planned for: see `needs_plan`, `needs_tokens` of
-    `policy`, and `images`.
+    The state that `step` answers must have been planned for: see `needs_plan` and `needs_tokens`
+    of `policy`, and `images`. `success` says whether the episode has come to it.
     """
 
     def __init__(self, sim: SimulatedSO101, policy: ResidualSmolVLAPolicy, reward: Reward):
@@ -59,6 +59,7 @@ class Arm:
         self._sim.reset(plan.seed)
         self.policy.begin_episode(plan.seed, plan.max_steps, plan.use_residual, plan.explore)
         self.done = False
+        self.success = False
         self._plan = plan
         self._episode = Episode(weights_version=self.policy.version)
         self._cut = False
@@ -72,6 +73,10 @@ class Arm:
     def images(self) -> dict[str, np.ndarray]:
         """Return what the base's cameras see, (H, W, 3) uint8 by name."""
         return {name: self._sim.render(name) for name in self.policy.base.cameras}
+
+    def spectate(self) -> np.ndarray:
+        """Return what a spectator sees, (H, W, 3) uint8."""
+        return self._sim.render("spectator")
 
     @property
     def state(self) -> np.ndarray:
@@ -89,7 +94,7 @@ class Arm:
         tick, position = self._steps, lerobot_to_rad(step.command)
         self._sim.step(position)
         self._steps += 1
-        self._ages.append(getattr(step,'token_age',-1))
+        self._ages.append(step.token_age)
         environment = self._look()
         shares = self._reward(
             Transition(
@@ -97,7 +102,7 @@ class Arm:
                 next_stamp=self._steps * PERIOD_NS,
                 tick=tick,
                 success=environment.success,
-                position=self._sim.joint_positions(),
+                position=self._position,
                 velocity=self._sim.joint_velocities(),
                 effort=np.zeros_like(position),
                 command=position,
@@ -109,15 +114,16 @@ class Arm:
         self._return += shares.total
         for name, share in zip(shares.names, shares.values, strict=True):
             self._terms[name] += float(share)
-        self._success = environment.success
+        self.success = environment.success
         self.done = environment.success or self._steps >= self._plan.max_steps
         return shares.total
 
     def _look(self) -> SimulatorState:
         if self._plan.spectator and self._steps % SPECTATOR_EVERY == 0:
-            self._frames.append(self._sim.render("spectator"))
+            self._frames.append(self.spectate())
         state = self._sim.state()
-        self._state = rad_to_lerobot(self._sim.joint_positions())
+        self._position = self._sim.joint_positions()
+        self._state = rad_to_lerobot(self._position)
         self._extra = {
             "privileged": state.privileged,
             "target": state.target.astype(np.float32),
@@ -141,14 +147,14 @@ class Arm:
 
     def result(self) -> Played:
         """Return how the episode went."""
-        if not self._success and not self._cut:
+        if not self.success and not self._cut:
             self._episode.final_features = self.policy.features(self._state, self._extra)
-        self._episode.success = self._success
+        self._episode.success = self.success
         return Played(
             plan=self._plan,
             episode=self._episode,
             steps=self._steps,
-            success=self._success,
+            success=self.success,
             episode_return=self._return,
             terms={name: round(share, 6) for name, share in self._terms.items()},
             token_age=float(np.mean(self._ages)) if min(self._ages) >= 0 else float("nan"),

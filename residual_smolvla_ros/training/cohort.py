@@ -59,7 +59,7 @@ class Cohort:
     def look_ahead(self, arms: Sequence[Arm]) -> None:
         """Give each arm the plan and the vision tokens that its next step needs."""
         planning = [arm for arm in arms if arm.policy.needs_plan]
-        seeing = [arm for arm in arms if getattr(arm.policy,'needs_tokens',False)]
+        seeing = [arm for arm in arms if arm.policy.needs_tokens]
         images = {id(arm): arm.images() for arm in arms if arm in planning or arm in seeing}
         if planning:
             noise = torch.cat([arm.policy.next_noise() for arm in planning])

@@ -71,7 +71,7 @@ def run(given: dict[str, str]) -> int:
 
     torch.set_num_threads(1)
     checkpoint = Path(values["base_checkpoint"]).expanduser().resolve()
-    learner = learner_from(config, values["seed"], values["total_steps"])
+    learner = learner_from(config, checkpoint, values["seed"])
     schedule = schedule_from(config, values, learner)
     make_cohort = CohortMaker(config, checkpoint, values["device"], values["task"])
     make_cohort.reward()  # refuses here what the processes could only fail on
@@ -81,12 +81,12 @@ def run(given: dict[str, str]) -> int:
     print(f"run: {output}")
     size, processes = values["num_envs"], values["workers"]
     players = make_cohort(size) if processes == 1 else Workers(make_cohort, size, processes)
-    trainer = Trainer(output, schedule, kept, players)
-    if values["resume"]:
-        trainer.restore()
     steps, evaluated = values["total_steps"], values["eval_episodes"]
     try:
-        with ProgressBar(output, steps, evaluated, values["resume"]):
+        with ProgressBar(output, steps, evaluated, values["resume"]) as bar:
+            trainer = Trainer(output, schedule, kept, players, bar.show)
+            if values["resume"]:
+                trainer.restore()
             trainer.train()
     except KeyboardInterrupt:
         print(f"interrupted; go on by: residual-smolvla train resume:=true output:={output}")

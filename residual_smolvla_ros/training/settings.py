@@ -7,14 +7,18 @@ from residual_smolvla_ros.config_file import read_parameters
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.schedule import Schedule
-from residual_smolvla_ros.learning.settings import make_learner
+from residual_smolvla_ros.learning.settings import make_learner, make_residual
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
+from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.rewards.composition import Reward, make_reward
 from residual_smolvla_ros.rewards.term import RobotDescription
 from residual_smolvla_ros.robots.simulation import CAMERAS, RATE_HZ
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 from residual_smolvla_ros.training.cohort import Cohort
 
+# As in the node `episode`.
+MAX_STEPS = 100
 # What a simulated arm offers to reward terms.
 OFFERED = frozenset({"step", "joints", "environment"})
 
@@ -34,9 +38,7 @@ class Section:
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         if type(value) is not type(default):
-            raise ConfigError(
-                f"{self._place}: expected {name} like {default!r}, found {value!r}"
-            )
+            raise ConfigError(f"{self._place}: expected {name} like {default!r}, found {value!r}")
         return value
 
     def check(self) -> None:
@@ -48,13 +50,30 @@ class Section:
             )
 
 
-def learner_from(file: Path, seed: int, total_steps: int) -> Learner:
+def learner_from(file: Path, base_checkpoint: Path, seed: int) -> Learner:
     """Return the learner that the config's section `learner` describes."""
-    section = Section(file, "learner")
-    learner = make_learner(section, JOINT_NAMES, seed)
-    section("torch_threads", 1)
+    section = _learner_section(file)
+    shape = read_token_shape(base_checkpoint)
+    learner = make_learner(section, JOINT_NAMES, shape, seed)
     section.check()
     return learner
+
+
+def residual_from(file: Path, base_checkpoint: Path) -> ResidualConfig:
+    """Return the residual that the config's section `learner` describes."""
+    shape = read_token_shape(base_checkpoint)
+    return make_residual(_learner_section(file), JOINT_NAMES, shape)
+
+
+def steps_from(file: Path) -> int:
+    """Return the time limit of an episode in control steps."""
+    return Section(file, "episode")("max_steps", MAX_STEPS)
+
+
+def _learner_section(file: Path) -> Section:
+    section = Section(file, "learner")
+    section("torch_threads", 1)  # of the ROS node
+    return section
 
 
 def schedule_from(file: Path, values: dict, learner: Learner) -> Schedule:
@@ -64,7 +83,7 @@ def schedule_from(file: Path, values: dict, learner: Learner) -> Schedule:
     schedule = Schedule(
         **{name: values[name] for name in ours},
         episode_limit=values["episodes"],
-        max_steps=section("max_steps", 100),
+        max_steps=section("max_steps", MAX_STEPS),
         validation_episodes=section("validation_episodes", 0),
         validation_every=section("validation_every", 0),
         episodes_per_update=learner.episodes_per_update,

@@ -1,6 +1,7 @@
 """A whole run without ROS: base evaluation, training with validation, final evaluation, report."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from residual_smolvla_ros.learning.run import LearnerRun
@@ -18,14 +19,23 @@ from residual_smolvla_ros.training.workers import Players
 class Trainer:
     """Play a schedule's episodes in batches, and let a learner learn from them.
 
-    Writes the files that the ROS nodes `episode` and `learner` write.
+    Writes the files that the ROS nodes `episode` and `learner` write. `say` is told what a person
+    should know.
     """
 
-    def __init__(self, output: Path, schedule: Schedule, run: LearnerRun, players: Players):
+    def __init__(
+        self,
+        output: Path,
+        schedule: Schedule,
+        run: LearnerRun,
+        players: Players,
+        say: Callable[[str], None],
+    ):
         self._output = output
         self._schedule = schedule
         self._run = run
         self._players = players
+        self._say = say
         self._started = time.monotonic()
 
     def restore(self) -> None:
@@ -35,6 +45,7 @@ class Trainer:
         self._schedule.restore(outcomes, last_episode(self._output))
         self._schedule.training_episodes = counters.episodes
         self._schedule.env_steps = counters.env_steps
+        self._schedule.rollbacks = counters.rollbacks
         self._started -= max((o.wall_s for o in outcomes), default=0.0)
 
     def train(self) -> None:
@@ -73,3 +84,18 @@ class Trainer:
             if metrics is not None:
                 self._run.keep(metrics)
                 self._publish()
+        self._judge_version()
+
+    def _judge_version(self) -> None:
+        verdict = self._schedule.verdict
+        if verdict is None:
+            return
+        version = self._schedule.version
+        self._run.judge(verdict)
+        if not verdict:
+            self._schedule.roll_back()
+            self._publish()
+            self._say(
+                f"version {version} does worse than the base alone: rolled back, the weights of "
+                f"the last version that did not are version {self._schedule.version} now"
+            )

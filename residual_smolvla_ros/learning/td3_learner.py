@@ -1,0 +1,121 @@
+"""The learner with TD3: updates that can be made in pieces, and a replay that outlives a stop."""
+
+from pathlib import Path
+
+from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.learning.checkpoint import ResidualCheckpoint, load_checkpoint
+from residual_smolvla_ros.learning.learner import Learner
+from residual_smolvla_ros.learning.replay import Transitions
+from residual_smolvla_ros.learning.replay_files import read_rows, write_rows
+from residual_smolvla_ros.learning.rollout import Episode, check_episode
+from residual_smolvla_ros.learning.td3 import DEMONSTRATIONS, TD3, TD3Config
+from residual_smolvla_ros.policy.features import ResidualConfig
+
+# Beside the numbered checkpoints of a run.
+REPLAY = "replay"
+
+
+class TD3Learner(Learner):
+    """TD3 over the residual network, an update every `episodes_per_update` episodes.
+
+    `add_episode` makes an update at once. With `take` and `learn` it is made in pieces, beside the
+    episodes that follow. `warmup_updates` train no actor, as those before `actor_starts`.
+    """
+
+    algorithm: TD3
+
+    def __init__(
+        self,
+        residual: ResidualConfig,
+        config: TD3Config,
+        episodes_per_update: int = 1,
+        warmup_updates: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__(residual, config, episodes_per_update, warmup_updates, seed)
+        self._due: list[Episode] = []
+        self._finished: dict[str, float] | None = None
+        self._unsaved: list[tuple[str, Transitions]] = []
+
+    def add_episode(self, episode: Episode) -> dict[str, float] | None:
+        """Take an episode; return the metrics of the update that it completed, if any.
+
+        Raises ValueError, with all as it was, where the episode does not fit or is not finite.
+        """
+        earlier = self.take(episode)
+        return self.learn() or earlier
+
+    def take(self, episode: Episode) -> dict[str, float] | None:
+        """Take an episode, for `learn` to learn from; raises as `add_episode` does.
+
+        An update that is under way still is completed first where the episode makes another one
+        due, and its metrics are returned.
+        """
+        check_episode(episode, self.residual.feature_size, self.residual.residual_size)
+        self._episodes.append(episode)
+        if len(self._episodes) < self.episodes_per_update:
+            return None
+        earlier = self.learn()
+        self._due, self._episodes = self._episodes, []
+        self._unsaved += self.algorithm.store(self._due)
+        return earlier
+
+    def learn(self, limit: int | None = None) -> dict[str, float] | None:
+        """Make gradient steps of the update that is due, at most `limit`.
+
+        Returns the update's metrics once it is complete.
+        """
+        finished, self._finished = self._finished, None
+        if not self._due:
+            return finished
+        if not self.algorithm.learn(self.counters.version < self.warmup_updates, limit):
+            return finished
+        episodes, self._due = self._due, []
+        return self._update(episodes)
+
+    def learn_from(self, run: Path) -> None:
+        """Take what an earlier run kept in its replay as demonstrations.
+
+        Raises CheckpointError where it is not of this configuration, or discounted otherwise.
+        """
+        checkpoint = load_checkpoint(run)
+        self._check(checkpoint)
+        earlier = read_rows(checkpoint.path.parent / REPLAY, self._discounting())
+        rows = [(DEMONSTRATIONS, rows) for _, rows in earlier]
+        self.algorithm.keep(rows)
+        self._unsaved += rows
+
+    def load(self, checkpoint: ResidualCheckpoint) -> None:
+        """Start from a checkpoint's weights, also of another algorithm, as a new run.
+
+        Exploration keeps this run's standard deviation. Raises CheckpointError if the checkpoint's
+        features, actions or network differ from this run's.
+        """
+        super().load(checkpoint)
+        self.algorithm.follow_network()
+
+    def save(self, folder: Path, run: dict) -> Path:
+        """Write a checkpoint into `folder`; an update that is under way is completed first."""
+        self._finished = self.learn()
+        if self._unsaved:
+            write_rows(folder / REPLAY, self.algorithm.rows, self._unsaved, self._discounting())
+            self._unsaved = []
+        return super().save(folder, run)
+
+    def resume(self, checkpoint: ResidualCheckpoint) -> None:
+        """Go on where the checkpoint's run stopped, to the bit.
+
+        Raises CheckpointError as `load` does, and where the run's algorithm, the size of its
+        updates or its critics were others, or a part of the replay is missing.
+        """
+        wanted = int(checkpoint.training.get("rows", 0))
+        folder = checkpoint.path.parent / REPLAY
+        kept = read_rows(folder, self._discounting(), wanted)
+        found = sum(len(rows) for _, rows in kept)
+        if found != wanted:
+            raise CheckpointError(f"replay {folder}: expected {wanted} rows, found {found}")
+        super().resume(checkpoint)
+        self.algorithm.keep(kept)
+
+    def _discounting(self) -> dict[str, str]:
+        return {name: str(getattr(self.config, name)) for name in ("gamma", "n_step")}

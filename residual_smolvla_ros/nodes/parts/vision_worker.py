@@ -1,0 +1,66 @@
+"""Vision tokens for the node `policy`: inline in lockstep, else beside the control loop."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+
+
+class VisionWorker:
+    """Give a policy the tokens that its features need, and know how old they are.
+
+    In lockstep the tokens are encoded in the control step that they are due in, so that a run is
+    deterministic. In real time a thread encodes them: a step takes what is there, and waits only
+    for the first ones of an episode. Stamps are ns.
+    """
+
+    def __init__(self, policy: ResidualSmolVLAPolicy, lockstep: bool, period_ns: int):
+        self._policy = policy
+        self._lockstep = lockstep
+        self._period_ns = period_ns
+        self._thread = ThreadPoolExecutor(1, "vision")
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last episode; images that are being encoded show its scene."""
+        self._pending: Future[np.ndarray] | None = None
+        self._pending_stamp = 0
+        self._stamp: int | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step must be preceded by `see`."""
+        return self._policy.needs_tokens if self._lockstep else not self._policy.has_tokens
+
+    @property
+    def idle(self) -> bool:
+        """Whether `start` has something to do: tokens are due, and none are being encoded."""
+        return not self._lockstep and self._pending is None and self._policy.needs_tokens
+
+    def see(self, images: dict[str, np.ndarray], image_stamp: int, stamp: int) -> None:
+        """Encode images (H, W, 3) of `image_stamp` for the state `stamp`, and wait for it."""
+        self._take(self._encode(images), image_stamp, stamp)
+
+    def start(self, images: dict[str, np.ndarray], image_stamp: int) -> None:
+        """Let the thread encode images (H, W, 3) of `image_stamp`."""
+        self._pending = self._thread.submit(self._encode, images)
+        self._pending_stamp = image_stamp
+
+    def collect(self, stamp: int) -> None:
+        """Take what the thread has encoded, if it is done, for the state `stamp`."""
+        if self._pending is not None and self._pending.done():
+            self._take(self._pending.result(), self._pending_stamp, stamp)
+            self._pending = None
+
+    def age_ms(self, stamp: int) -> int:
+        """Return the age of the tokens at the state `stamp`, -1 without tokens."""
+        return -1 if self._stamp is None else round((stamp - self._stamp) / 1e6)
+
+    def _encode(self, images: dict[str, np.ndarray]) -> np.ndarray:
+        return self._policy.base.encode([images])[0]
+
+    def _take(self, tokens: np.ndarray, image_stamp: int, stamp: int) -> None:
+        # An image may be younger than the state that it serves.
+        self._stamp = min(image_stamp, stamp)
+        self._policy.see(tokens, round((stamp - self._stamp) / self._period_ns))
