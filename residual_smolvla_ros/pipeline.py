@@ -119,7 +119,11 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     run = {"base_checkpoint": str(checkpoint), "output": str(output), "seed": values["seed"]}
     if training:
         run["resume"] = values["resume"]
-    learner = run | {"residual_checkpoint": residual, "executed_commands": not values["sim"]}
+    learner = run | {
+        "residual_checkpoint": residual,
+        "executed_commands": not values["sim"],
+        "total_steps": values.get("total_steps", 0),
+    }
     episode = run | _episode(values, training, bool(residual))
     own_reset = values["reset_service"]
     remaps = ((RESET, own_reset),) if own_reset != RESET else ()

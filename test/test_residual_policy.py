@@ -129,6 +129,17 @@ def test_a_huge_residual_is_clipped_in_the_command_and_kept_as_sampled(
     )
 
 
+def test_a_gain_scales_what_is_carried_out_and_not_what_is_recorded(make_policy, config, images):
+    """PPO's density is that of the sampled residual."""
+    policy = make_policy(config)
+    full = play(policy, images, 3, explore=False)
+    policy.network.gain.fill_(0.25)
+    quarter = play(policy, images, 3, explore=False)
+    np.testing.assert_array_equal(stack(quarter, "residual"), stack(full, "residual"))
+    expected = 0.25 * stack(full, "correction")
+    np.testing.assert_allclose(stack(quarter, "correction"), expected, rtol=1e-6)
+
+
 def test_a_residual_is_held_until_the_next_decision(make_policy, config, images):
     played = play(make_policy(config), images, 8)
     assert [step.decision for step in played] == [True, False, False] * 2 + [True, False]

@@ -1,4 +1,4 @@
-"""The learner with TD3: it solves a small problem, is resumed to the bit, and refuses what is bad."""
+"""The learner with TD3: it solves a small problem, is resumed to the bit, and refuses bad input."""
 
 import dataclasses
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_other_critics_or_discount_is_refused(make_learner, trai
     train(learner, range(4))
     checkpoint = load_checkpoint(learner.save(tmp_path, {}), training=True)
     for changes, message in (
-        ({"critics": 3}, r"expected critics.weights.0 of shape \(3, .*found \(2, "),
+        ({"critics": 3}, r"found: critics.weights.0 of shape \(2, .*not \(3, "),
         ({"gamma": 0.9}, "expected {'gamma': '0.9', .* found {'gamma': '0.99'"),
     ):
         other = make_learner(**changes)
@@ -209,6 +209,33 @@ def test_a_checkpoint_whose_replay_is_gone_is_refused(make_learner, train, tmp_p
         file.unlink()
     with pytest.raises(CheckpointError, match=r"replay .*: expected \d+ rows, found 0"):
         make_learner().resume(checkpoint)
+
+
+@pytest.mark.parametrize("updates", [0, 2])
+def test_a_rollback_takes_back_the_actor_and_keeps_what_was_seen(
+    make_learner, train, tmp_path, updates
+):
+    """Also to the untrained version, from when there were no statistics of the features yet."""
+    learner, accepted = make_learner(), make_learner()
+    for either in (learner, accepted):
+        train(either, range(2 * updates))
+    checkpoint = load_checkpoint(learner.save(tmp_path, {}), training=True)
+    train(learner, range(4, 8))
+    before = learner.weights() | learner.algorithm.state()
+    learner.roll_back(checkpoint)
+    earlier = accepted.weights() | accepted.algorithm.state()
+    for name, value in (learner.weights() | learner.algorithm.state()).items():
+        part = name.split(".")[0]
+        if part == "actor_optimiser" and not updates:
+            continue
+        source = earlier if part in ("actor", "target_actor", "actor_optimiser") else before
+        assert torch.equal(value, source[name]), name
+    counters = learner.counters
+    assert (counters.version, counters.accepted, counters.rollbacks) == (
+        updates + 3,
+        updates + 3,
+        1,
+    )
 
 
 # -- what is taken and what is not -----------------------------------------------------------

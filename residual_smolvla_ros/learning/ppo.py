@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.learning.estimation import Estimation
 from residual_smolvla_ros.learning.moments import Moments
 from residual_smolvla_ros.learning.ppo_update import make_optimiser, update
 from residual_smolvla_ros.learning.rollout import Batch, Episode, discounted_sums, make_batch
@@ -86,6 +87,7 @@ class PPO:
         self._generator = torch.Generator().manual_seed(seed)
         self._returns = Moments()  # of discounted sums of rewards
         self._inputs = Moments()  # of features, as the normaliser projects them
+        self._estimation = Estimation(self.network, seed) if residual.estimate else None
 
     def fit(self, episodes: list[Episode], env_steps: int, warmup: bool) -> dict[str, float]:
         """Learn from episodes, `env_steps` into the run, and return metrics.
@@ -103,6 +105,9 @@ class PPO:
         )
         before = copy.deepcopy((self.network.state_dict(), self.state()))
         first = not self.network.normaliser.is_fitted
+        estimated = {}
+        if self._estimation and first:
+            estimated = self._estimation.learn(episodes)
         if first:
             # Fixed at least within an update: the meaning of the network's input must not shift.
             self.network.normaliser.fit(batch.features)
@@ -114,6 +119,10 @@ class PPO:
             self.network.load_state_dict(before[0])
             self.load_state(before[1])
             raise ValueError(f"update: expected finite losses and weights, found {broken}")
+        if self._estimation and not first:
+            # Only now: within an update the meaning of the network's input must not shift.
+            estimated = self._estimation.learn(episodes)
+        metrics |= estimated
         if self._config.normalise_rewards:
             self._returns = returns
             metrics["reward_scale"] = scale
@@ -153,6 +162,8 @@ class PPO:
         for index, entry in self._optimiser.state_dict()["state"].items():
             for name, value in entry.items():
                 tensors[f"optimiser.{index}.{name}"] = value
+        if self._estimation:
+            tensors |= self._estimation.state()
         return tensors | self._returns.state("returns") | self._inputs.state("inputs")
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -165,6 +176,8 @@ class PPO:
                 optimiser["state"].setdefault(int(index), {})[name] = value.clone()
         if self._config.learning_rate_schedule == "adaptive" and "actor_learning_rate" in state:
             optimiser["param_groups"][0]["lr"] = float(state["actor_learning_rate"])
+        if self._estimation:
+            self._estimation.load_state(state)
         self._generator.set_state(state["generator"])
         self._optimiser.load_state_dict(optimiser)
         self._returns = Moments.from_state(state, "returns")

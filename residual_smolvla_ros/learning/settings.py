@@ -21,6 +21,7 @@ _RESIDUAL = {
     "vision_period_steps": "control steps after which vision tokens are refreshed",
     "vision_grid": "rows and columns of places that vision tokens are averaged to; 0: as they are",
     "vision_channels": "channels that the tokens of a place are projected to; 0: all",
+    "estimate": "in place of tokens, where the target is; learned from simulator or hindsight",
     "vision_components": "principal components of the vision tokens; 0: the tokens themselves",
 }
 

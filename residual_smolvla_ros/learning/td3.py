@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from residual_smolvla_ros.errors import CheckpointError, ConfigError
+from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.critics import Critics, bellman_target
 from residual_smolvla_ros.learning.replay import (
     Replay,
@@ -260,30 +260,32 @@ class TD3:
         return tensors
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` returned; raise CheckpointError where it does not fit."""
-        parts: dict[str, dict[str, torch.Tensor]] = {}
-        for key, value in state.items():
-            part, _, name = key.partition(".")
-            parts.setdefault(part, {})[name] = value
+        """Take over what `state` returned; raise ValueError, with all as it was, if it misfits."""
+        parts = _split(state)
         for part, module in self._modules().items():
             for name, value in module.state_dict().items():
                 found = parts.get(part, {}).get(name, torch.empty(0)).shape
                 if found != value.shape:
-                    raise CheckpointError(
-                        f"checkpoint of td3: expected {part}.{name} of shape "
-                        f"{tuple(value.shape)}, found {tuple(found)}"
+                    raise ValueError(
+                        f"{part}.{name} of shape {tuple(found)}, not {tuple(value.shape)}"
                     )
         for part, module in self._modules().items():
             module.load_state_dict(parts[part])
         for part, optimiser in self._optimisers().items():
-            loaded = optimiser.state_dict()
-            for key, value in parts.get(part, {}).items():
-                index, name = key.split(".")
-                loaded["state"].setdefault(int(index), {})[name] = value
-            optimiser.load_state_dict(loaded)
+            _load_optimiser(optimiser, parts.get(part, {}))
         self._generator.set_state(state["generator"])
         self.decisions, self._steps = int(state["decisions"]), int(state["steps"])
         self._owed = float(state["owed"])
+
+    def load_actor(self, weights: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
+        """Take the actor over from a network's state and what `state` returned with it.
+
+        The critics go on, for they have seen what failed, and so do the statistics of their input.
+        """
+        self.network.actor.load_state_dict(_split(weights)["actor"])
+        parts = _split(state)
+        self._target_actor.load_state_dict(parts["target_actor"])
+        _load_optimiser(self._actor_optimiser, parts.get("actor_optimiser", {}))
 
     def _modules(self) -> dict[str, nn.Module]:
         return {
@@ -320,3 +322,19 @@ def _descend(
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     optimiser.step()
+
+
+def _split(state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        part, _, name = key.partition(".")
+        parts.setdefault(part, {})[name] = value
+    return parts
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, entries: dict[str, torch.Tensor]) -> None:
+    state = optimiser.state_dict() | {"state": {}}
+    for key, value in entries.items():
+        index, name = key.split(".")
+        state["state"].setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict(state)

@@ -117,5 +117,13 @@ class TD3Learner(Learner):
         super().resume(checkpoint)
         self.algorithm.keep(kept)
 
+    def roll_back(self, checkpoint: ResidualCheckpoint) -> None:
+        """Go back to the actor of the accepted version; replay and critics go on."""
+        self._finished = self.learn()
+        self.algorithm.load_actor(checkpoint.weights, checkpoint.training)
+        self.counters.version += 1
+        self.counters.rollbacks += 1
+        self.accept()
+
     def _discounting(self) -> dict[str, str]:
         return {name: str(getattr(self.config, name)) for name in ("gamma", "n_step")}

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 
+from residual_smolvla_ros.policy.estimator import TargetEstimator
 from residual_smolvla_ros.policy.features import ResidualConfig
 
 NORMALISED_CLIP = 5.0
@@ -26,6 +27,11 @@ class TokenProjection(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         # Each axis over its standard deviation; zero where the batch had fewer directions.
         self.register_buffer("axes", torch.zeros(size, components))
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether axes have been taken or loaded."""
+        return bool(self.axes.any())
 
     def fit(self, features: torch.Tensor) -> None:
         """Take mean and axes of a batch (n, feature_size)."""
@@ -59,7 +65,7 @@ class FeatureNormaliser(nn.Module):
     With a `projection` the features pass through it first; `size` is what is left of them then.
     """
 
-    def __init__(self, size: int, projection: TokenProjection | None = None):
+    def __init__(self, size: int, projection: TokenProjection | TargetEstimator | None = None):
         super().__init__()
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
@@ -68,8 +74,8 @@ class FeatureNormaliser(nn.Module):
     @property
     def is_fitted(self) -> bool:
         """Whether statistics have been taken or loaded."""
-        whitened = self.projection is not None and bool(self.projection.axes.any())
-        return whitened or bool((self.std != 1.0).any())
+        projects = self.projection is not None and self.projection.is_fitted
+        return projects or bool((self.std != 1.0).any())
 
     def fit(self, features: torch.Tensor) -> None:
         """Take the statistics of a batch (n, feature_size)."""
@@ -116,13 +122,12 @@ def _columns_without(sizes: dict[str, int], names: tuple[str, ...]) -> torch.Ten
     return torch.cat(kept).nonzero().squeeze(1)
 
 
-def _projection(config: ResidualConfig) -> TokenProjection | None:
+def _projection(config: ResidualConfig) -> TokenProjection | TargetEstimator | None:
+    if config.estimate:
+        return TargetEstimator(config)
     if not (config.needs_tokens and config.vision_components):
         return None
-    names = list(config.features)
-    start = sum(config.features[name] for name in names[: names.index("vision")])
-    block = slice(start, start + config.features["vision"])
-    return TokenProjection(block, config.vision_components)
+    return TokenProjection(config.columns("vision"), config.vision_components)
 
 
 class ResidualActorCritic(nn.Module):
@@ -147,8 +152,8 @@ class ResidualActorCritic(nn.Module):
             self.critic = _mlp(
                 [sum(inputs.values()), *hidden], 1, output_gain=1.0, output_bias=True
             )
+            self.normaliser = FeatureNormaliser(sum(inputs.values()), _projection(config))
         self.log_std = nn.Parameter(torch.full((config.residual_size,), config.log_std_init))
-        self.normaliser = FeatureNormaliser(sum(inputs.values()), _projection(config))
         # No part of the weights: the configuration tells.
         self.register_buffer("actor_columns", columns, persistent=False)
         # Share of the residual that is carried out; no density or value depends on it.

@@ -149,29 +149,35 @@ class FrozenSmolVLA:
         return read_token_shape(self.path)
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Images]) -> np.ndarray:
+    def encode(self, images: Sequence[Images], cameras: Sequence[str] = ()) -> np.ndarray:
         """Return the tokens (n, cameras, places, channels) of SmolVLA's vision encoder, float32.
 
         They come after its connector, in their places (row by row), with the cameras in the order
-        of `cameras`. May be called beside `plan` from another thread.
+        of `cameras`. With `cameras` given, only those are looked at, and the others' tokens are 0.
+        May be called beside `plan` from another thread.
         """
-        batch = self._batch(images, np.zeros((len(images), self.state_size)), "")
+        seen = [name for name in self.cameras if not cameras or name in cameras]
+        batch = self._batch(images, np.zeros((len(images), self.state_size)), "", seen)
         prepared, _ = self._policy.prepare_images(batch)
         # Cameras that the batch lacks come last, and are none of ours.
         present = [name for name in self.config.image_features if name in batch]
         by_name = dict(zip(present, prepared[: len(present)], strict=True))
-        pixels = torch.cat([by_name[f"{OBS_IMAGES}.{name}"] for name in self.cameras])
+        pixels = torch.cat([by_name[f"{OBS_IMAGES}.{name}"] for name in seen])
         tokens = self._policy.model.vlm_with_expert.embed_image(pixels).float().cpu().numpy()
-        by_camera = tokens.reshape(len(self.cameras), len(images), *tokens.shape[1:])
-        return np.ascontiguousarray(by_camera.swapaxes(0, 1))
+        every = np.zeros((len(images), len(self.cameras), *tokens.shape[1:]), dtype=np.float32)
+        for name, of_camera in zip(seen, np.split(tokens, len(seen)), strict=True):
+            every[:, self.cameras.index(name)] = of_camera
+        return every
 
-    def _batch(self, images: Sequence[Images], states: np.ndarray, task: str) -> dict:
+    def _batch(
+        self, images: Sequence[Images], states: np.ndarray, task: str, cameras: Sequence[str] = ()
+    ) -> dict:
         observation = {
             f"{OBS_IMAGES}.{name}": torch.from_numpy(np.stack([row[name] for row in images]))
             .permute(0, 3, 1, 2)
             .float()
             / 255.0
-            for name in self.cameras
+            for name in cameras or self.cameras
         }
         observation[OBS_STATE] = torch.as_tensor(states, dtype=torch.float32)
         observation["task"] = [task] * len(images)

@@ -15,6 +15,17 @@ PLAN_AHEAD = (0, 10, 20)
 TCP_SCALE = 20.0
 # One unit of target_from_plan is 2 cm, the size of a typical miss; larger ones are clipped.
 TARGET_SCALE, TARGET_CLIP = 50.0, 4.0
+# Joint velocities beyond it, in rad/s, are clipped.
+VELOCITY_CLIP = 3.0
+# Features that the kinematics of the robot give.
+TCP_NAMES = frozenset({"planned_tcp", "target_from_plan", "tcp", "target_from_tcp"})
+# What each kind of estimate needs to see; it gives target_from_tcp and target_from_plan.
+ESTIMATES = {
+    "": (),
+    "simulator": ("vision", "planned_tcp", "target_from_tcp"),
+    "hindsight": ("vision", "planned_tcp", "tcp"),
+}
+ESTIMATE_SIZE = 3 + 3 * len(PLAN_AHEAD)
 # Length of the residual in each action space; 0 is one value a joint.
 RESIDUAL_SIZES = {"joint": 0, "gripper": 5}
 
@@ -26,10 +37,12 @@ class ResidualConfig:
     `features` maps the name of each feature to its size, in the order of the network's input:
     state and base_action (joints,), normalised; planned_tcp, where the plan takes the tool centre
     point now and at PLAN_AHEAD, from where it is; target_from_plan, where the task's object is
-    from there; chunk_position, 0 at a plan's first action and 1
-    after its last; episode_time, 0 at the start and 1 at the time limit; privileged, what a
-    simulator alone knows; vision, the tokens of SmolVLA's vision encoder, in their places, and
-    vision_age, how old they are: 0 when fresh, 1 when due to be refreshed.
+    from there; chunk_position, 0 at a plan's first action and 1 after its last; episode_time, 0 at
+    the start and 1 at the time limit; privileged, what a simulator alone knows.
+    Those of OPTIONAL_NAMES are velocity (joints,), rad/s; tcp, the tool centre point in the base
+    frame; target_from_tcp, where the task's object is from there, seen from the base; vision, the
+    tokens of SmolVLA's vision encoder, in their places, and vision_age, how old they are: 0 when
+    fresh, 1 when due to be refreshed.
     `action_scale` is the size of one unit of residual in standard deviations of the base's
     actions (ResiP, ResFiT: 0.1 to 0.2) in the action space `joint`, and in steps of
     `action_space.GRIPPER_UNITS` in the action space `gripper`; `residual_clip` bounds it in
@@ -40,7 +53,10 @@ class ResidualConfig:
     Tokens are refreshed every `vision_period_steps` control steps. `vision_cameras` is what they
     are taken of, empty for all; `vision_grid` averages them to as many rows and columns of places,
     `vision_channels` projects each onto as many random directions, `vision_components` the whole
-    onto as many principal components; 0 leaves them as they are.
+    onto as many principal components; 0 leaves them as they are. With `estimate` the networks get,
+    in place of the tokens, where the target is estimated to be from them: an estimator learns it
+    from target_from_tcp, which only the critic sees then ("simulator"), or from where successful
+    episodes grasped ("hindsight").
     """
 
     features: dict[str, int]
@@ -58,6 +74,7 @@ class ResidualConfig:
     vision_grid: int = 0
     vision_channels: int = 0
     vision_components: int = 0
+    estimate: str = ""
 
     FEATURE_NAMES = (
         "state",
@@ -68,10 +85,10 @@ class ResidualConfig:
         "episode_time",
         "privileged",
     )
-    VISION_NAMES = ("vision", "vision_age")
+    OPTIONAL_NAMES = ("velocity", "tcp", "target_from_tcp", "vision", "vision_age")
 
     def __post_init__(self):
-        known = self.FEATURE_NAMES + self.VISION_NAMES
+        known = self.FEATURE_NAMES + self.OPTIONAL_NAMES
         unknown = [name for name in self.features if name not in known]
         if unknown or not self.features:
             raise ValueError(
@@ -95,6 +112,7 @@ class ResidualConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected > 0, found {getattr(self, name)}")
         self._check_vision()
+        self._check_estimate()
         strange = [name for name in self.critic_only if name not in self.features]
         if strange or self.features.keys() <= set(self.critic_only):
             raise ValueError(
@@ -116,6 +134,27 @@ class ResidualConfig:
             raise ValueError(
                 f"vision_components: expected at most {self.features['vision']}, the size of "
                 f"vision, found {self.vision_components}"
+            )
+
+    def _check_estimate(self):
+        if self.estimate not in ESTIMATES:
+            raise ValueError(
+                f"estimate: expected {' or '.join(filter(None, ESTIMATES))}, or nothing, "
+                f"found {self.estimate!r}"
+            )
+        if missing := set(ESTIMATES[self.estimate]) - self.features.keys():
+            raise ValueError(
+                f"estimate {self.estimate}: expected the features "
+                f"{', '.join(ESTIMATES[self.estimate])}, found none of {', '.join(sorted(missing))}"
+            )
+        if self.estimate == "simulator" and "target_from_tcp" not in self.critic_only:
+            raise ValueError(
+                "estimate simulator: expected target_from_tcp in critic_only, found "
+                f"{', '.join(self.critic_only) or 'none'}"
+            )
+        if self.estimate and self.vision_components:
+            raise ValueError(
+                f"vision_components: expected 0 with an estimate, found {self.vision_components}"
             )
 
     @classmethod
@@ -141,6 +180,9 @@ class ResidualConfig:
             "episode_time": 1,
             "privileged": privileged_size,
             "vision_age": 1,
+            "velocity": joints,
+            "tcp": 3,
+            "target_from_tcp": 3,
         }
         if token_shape is not None:
             sizes["vision"] = _vision_size(token_shape, **settings)
@@ -150,7 +192,8 @@ class ResidualConfig:
     @property
     def needs_environment(self) -> bool:
         """Whether a feature comes from environment/state."""
-        return bool({"privileged", "target_from_plan"} & self.features.keys())
+        names = {"privileged", "target_from_plan", "target_from_tcp"}
+        return bool(names & self.features.keys())
 
     @property
     def needs_tokens(self) -> bool:
@@ -160,8 +203,7 @@ class ResidualConfig:
     @property
     def needs_kinematics(self) -> bool:
         """Whether the robot's kinematics are needed."""
-        names = {"planned_tcp", "target_from_plan"}
-        return self.action_space == "gripper" or bool(names & self.features.keys())
+        return self.action_space == "gripper" or bool(TCP_NAMES & self.features.keys())
 
     @property
     def residual_size(self) -> int:
@@ -173,10 +215,18 @@ class ResidualConfig:
         """Length of the feature vector."""
         return sum(self.features.values())
 
+    def columns(self, name: str) -> slice:
+        """Return where a feature is in the feature vector."""
+        names = list(self.features)
+        start = sum(self.features[before] for before in names[: names.index(name)])
+        return slice(start, start + self.features[name])
+
     @property
     def input_sizes(self) -> dict[str, int]:
         """Length of each feature as the networks get it."""
         reduced = {"vision": self.vision_components} if self.vision_components else {}
+        if self.estimate:
+            reduced = {"vision": ESTIMATE_SIZE}
         return {name: reduced.get(name, size) for name, size in self.features.items()}
 
     def to_json(self) -> str:

@@ -13,7 +13,9 @@ from residual_smolvla_ros.policy.features import (
     STATE_CLIP,
     TARGET_CLIP,
     TARGET_SCALE,
+    TCP_NAMES,
     TCP_SCALE,
+    VELOCITY_CLIP,
     ResidualConfig,
 )
 from residual_smolvla_ros.policy.vision import TokenReducer
@@ -178,9 +180,9 @@ class ResidualSmolVLAPolicy:
     ) -> PolicyStep:
         """Return the next action for the state (joints,) in LeRobot's units.
 
-        `extra` holds what the features need beside it: `privileged`, and `target`, the position
-        (3,) of the task's object in the base frame in m. A given `residual` (residual_size,)
-        stands in for the network's where a decision is due.
+        `extra` holds what the features need beside it: `velocity` (joints,) in rad/s, `privileged`,
+        and `target`, the position (3,) of the task's object in the base frame in m. A given
+        `residual` (residual_size,) stands in for the network's where a decision is due.
         """
         base = self._chunk[self._chunk_index]
         features = self._features(state, extra or {})
@@ -258,7 +260,9 @@ class ResidualSmolVLAPolicy:
         if self._tokens is not None:
             values["vision"] = self._tokens
             values["vision_age"] = np.float32(self._token_age / self.config.vision_period_steps)
-        if self.config.features.keys() & {"planned_tcp", "target_from_plan"}:
+        if "velocity" in extra:
+            values["velocity"] = np.clip(extra["velocity"], -VELOCITY_CLIP, VELOCITY_CLIP)
+        if self.config.features.keys() & TCP_NAMES:
             values |= self._plan_features(state, extra.get("target"))
         return self.config.pack(values)
 
@@ -268,8 +272,9 @@ class ResidualSmolVLAPolicy:
         frame = robot.heading(tcp).T
         commands = [self.base.unnormalise_action(self._planned(ahead)) for ahead in PLAN_AHEAD]
         planned = np.stack([robot.forward(robot.to_radians(command)) for command in commands])
-        values = {"planned_tcp": TCP_SCALE * (planned - tcp) @ frame.T}
+        values = {"planned_tcp": TCP_SCALE * (planned - tcp) @ frame.T, "tcp": TCP_SCALE * tcp}
         if target is not None:
+            values["target_from_tcp"] = TCP_SCALE * frame @ (target - tcp)
             miss = TARGET_SCALE * (target - planned) @ frame.T
             values["target_from_plan"] = np.clip(miss, -TARGET_CLIP, TARGET_CLIP)
         return values

@@ -1,5 +1,6 @@
 """One simulated arm that plays episodes: the control step of the ROS nodes without the topics."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,9 +71,9 @@ class Arm:
         self._frames: list[np.ndarray] = []
         self._look()
 
-    def images(self) -> dict[str, np.ndarray]:
-        """Return what the base's cameras see, (H, W, 3) uint8 by name."""
-        return {name: self._sim.render(name) for name in self.policy.base.cameras}
+    def images(self, cameras: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return what cameras see, (H, W, 3) uint8 by name."""
+        return {name: self._sim.render(name) for name in cameras}
 
     def spectate(self) -> np.ndarray:
         """Return what a spectator sees, (H, W, 3) uint8."""
@@ -103,7 +104,7 @@ class Arm:
                 tick=tick,
                 success=environment.success,
                 position=self._position,
-                velocity=self._sim.joint_velocities(),
+                velocity=self._velocity,
                 effort=np.zeros_like(position),
                 command=position,
                 residual=step.residual,
@@ -123,10 +124,12 @@ class Arm:
             self._frames.append(self.spectate())
         state = self._sim.state()
         self._position = self._sim.joint_positions()
+        self._velocity = self._sim.joint_velocities()
         self._state = rad_to_lerobot(self._position)
         self._extra = {
             "privileged": state.privileged,
             "target": state.target.astype(np.float32),
+            "velocity": self._velocity,
         }
         return state
 

@@ -60,7 +60,12 @@ class Cohort:
         """Give each arm the plan and the vision tokens that its next step needs."""
         planning = [arm for arm in arms if arm.policy.needs_plan]
         seeing = [arm for arm in arms if arm.policy.needs_tokens]
-        images = {id(arm): arm.images() for arm in arms if arm in planning or arm in seeing}
+        cameras = self.arms[0].policy.config.vision_cameras or self._base.cameras
+        images = {
+            id(arm): arm.images(self._base.cameras if arm in planning else cameras)
+            for arm in arms
+            if arm in planning or arm in seeing
+        }
         if planning:
             noise = torch.cat([arm.policy.next_noise() for arm in planning])
             states = np.stack([arm.state for arm in planning])
@@ -69,7 +74,7 @@ class Cohort:
             for arm, chunk in zip(planning, chunks, strict=True):
                 arm.policy.take_plan(chunk)
         if seeing:
-            tokens = self._base.encode([images[id(arm)] for arm in seeing])
+            tokens = self._base.encode([images[id(arm)] for arm in seeing], cameras)
             for arm, seen in zip(seeing, tokens, strict=True):
                 arm.policy.see(seen)
 

@@ -71,7 +71,7 @@ def run(given: dict[str, str]) -> int:
 
     torch.set_num_threads(1)
     checkpoint = Path(values["base_checkpoint"]).expanduser().resolve()
-    learner = learner_from(config, checkpoint, values["seed"])
+    learner = learner_from(config, checkpoint, values["seed"], values["total_steps"])
     schedule = schedule_from(config, values, learner)
     make_cohort = CohortMaker(config, checkpoint, values["device"], values["task"])
     make_cohort.reward()  # refuses here what the processes could only fail on

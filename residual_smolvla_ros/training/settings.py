@@ -41,6 +41,10 @@ class Section:
             raise ConfigError(f"{self._place}: expected {name} like {default!r}, found {value!r}")
         return value
 
+    def give(self, name: str, value) -> None:
+        """Set a parameter that comes from elsewhere."""
+        self._values[name] = value
+
     def check(self) -> None:
         """Raise ConfigError if the section holds what nobody has asked for."""
         if unknown := self._values.keys() - self._known:
@@ -50,9 +54,10 @@ class Section:
             )
 
 
-def learner_from(file: Path, base_checkpoint: Path, seed: int) -> Learner:
+def learner_from(file: Path, base_checkpoint: Path, seed: int, total_steps: int) -> Learner:
     """Return the learner that the config's section `learner` describes."""
     section = _learner_section(file)
+    section.give("total_steps", total_steps)
     shape = read_token_shape(base_checkpoint)
     learner = make_learner(section, JOINT_NAMES, shape, seed)
     section.check()
@@ -73,6 +78,7 @@ def steps_from(file: Path) -> int:
 def _learner_section(file: Path) -> Section:
     section = Section(file, "learner")
     section("torch_threads", 1)  # of the ROS node
+    section("total_steps", 0)
     return section
 
 

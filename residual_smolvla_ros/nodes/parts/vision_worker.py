@@ -58,7 +58,7 @@ class VisionWorker:
         return -1 if self._stamp is None else round((stamp - self._stamp) / 1e6)
 
     def _encode(self, images: dict[str, np.ndarray]) -> np.ndarray:
-        return self._policy.base.encode([images])[0]
+        return self._policy.base.encode([images], self._policy.config.vision_cameras)[0]
 
     def _take(self, tokens: np.ndarray, image_stamp: int, stamp: int) -> None:
         # An image may be younger than the state that it serves.
