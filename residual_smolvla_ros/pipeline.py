@@ -123,6 +123,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         "residual_checkpoint": residual,
         "executed_commands": not values["sim"],
         "total_steps": values.get("total_steps", 0),
+        "lockstep": lockstep,
     }
     episode = run | _episode(values, training, bool(residual))
     own_reset = values["reset_service"]

@@ -129,10 +129,10 @@ EPISODE_EVENT = Schema(
 )
 
 # learner/weights: the residual network. `config` is a ResidualConfig, `progress` what
-# Learner.progress returns, both as JSON.
+# Learner.progress returns, both as JSON. `anytime` ones may be swapped in within an episode.
 WEIGHTS = Schema(
     "weights",
-    metadata={"version": int, "config": str, "progress": str},
+    metadata={"version": int, "config": str, "progress": str, "anytime": _flag},
     open_tensors=True,
 )
 

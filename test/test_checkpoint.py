@@ -109,7 +109,6 @@ def test_a_warm_up_does_not_change_the_residual_that_a_run_starts_from(trained, 
     assert torch.equal(learner.network(features)[0], before)
 
 
-
 def test_the_newest_checkpoint_of_a_run_is_loaded(trained, saved, train):
     train(trained, range(4, 6))
     trained.save(saved / "checkpoints", {})

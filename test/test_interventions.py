@@ -51,7 +51,9 @@ def test_without_a_takeover_there_is_one_segment():
 
 def test_an_update_of_nothing_but_a_persons_steps_changes_no_weight():
     """The schedule counts on an update after so many episodes: it must come, and not fail."""
-    learner = Learner(ResidualConfig.from_names(["episode_time"], 1, action_space="joint"), PPOConfig(), 1, 0)
+    learner = Learner(
+        ResidualConfig.from_names(["episode_time"], 1, action_space="joint"), PPOConfig(), 1, 0
+    )
     before = {name: value.clone() for name, value in learner.weights().items()}
     metrics = learner.add_episode(make_episode("hhh"))
     assert metrics["intervened"] == 1.0

@@ -21,7 +21,11 @@ def node(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     file = tmp_path / "learner.yaml"
     values = {"output": str(tmp_path / "run"), "executed_commands": True}
-    values |= {"features": ["episode_time"], "action_space": "joint", "joint_names": [JOINT_NAMES[0]]}
+    values |= {
+        "features": ["episode_time"],
+        "action_space": "joint",
+        "joint_names": [JOINT_NAMES[0]],
+    }
     file.write_text(json.dumps({"/**": {"ros__parameters": values}}))
     rclpy.init(args=["--ros-args", "--params-file", str(file)], domain_id=26)
     made = learner.LearnerNode()

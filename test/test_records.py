@@ -65,7 +65,9 @@ def test_every_kind_survives_the_round_trip(schema):
 def test_other_numbers_are_sent_as_float32():
     # Transposed: the memory layout must not come through.
     matrix = np.arange(6, dtype=np.int64).reshape(2, 3).T
-    found = unpack(WEIGHTS, pack(WEIGHTS, {"w": matrix}, version=1, config="", progress=""))
+    found = unpack(
+        WEIGHTS, pack(WEIGHTS, {"w": matrix}, version=1, config="", progress="", anytime=False)
+    )
     assert found["w"].dtype == np.float32
     np.testing.assert_array_equal(found["w"], matrix)
     flag = pack(SUCCESS_ESTIMATE, {"probability": 1}, stamp=1, success=np.True_)
@@ -103,7 +105,9 @@ def test_a_wrong_length_in_a_fixed_shape_is_refused():
 
 
 def test_nan_in_network_weights_is_refused():
-    blob = pack(WEIGHTS, {"w": np.array([1.0, np.nan])}, version=1, config="", progress="")
+    blob = pack(
+        WEIGHTS, {"w": np.array([1.0, np.nan])}, version=1, config="", progress="", anytime=False
+    )
     with pytest.raises(RecordError, match="w: expected finite values"):
         unpack(WEIGHTS, blob)
 

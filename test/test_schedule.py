@@ -287,3 +287,14 @@ def test_few_failures_by_chance_are_no_reason_to_roll_back():
     schedule, plans = worse_than_base(eval_episodes=3, validation_episodes=2)
     assert plans[-1].phase == "validation"
     assert schedule.verdict is True
+
+
+def test_off_policy_an_episode_need_not_wait_for_the_update_of_the_one_before():
+    schedule = make_schedule(weights_lag=1, validation_every=0, episodes_per_update=1)
+    plans = of(play(schedule), "train", "warmup")
+    assert [plan.weights_version for plan in plans] == [0, 0, 1, 2]
+    validations = [of(play(make_schedule(weights_lag=lag)), "validation") for lag in (0, 1)]
+    assert validations[0] == validations[1]  # which must see the newest
+    rolled_back, _ = worse_than_base(weights_lag=1)
+    rolled_back.roll_back()
+    assert rolled_back.next().weights_version == rolled_back.version

@@ -12,7 +12,7 @@ from residual_smolvla_ros.records import REWARD, Record, pack, unpack
 
 STEPS = 3
 PROGRESS = """{"episodes_per_update": 9, "warmup_updates": 0, "episodes": 0, "env_steps": 0,
-               "rollbacks": 0}"""
+               "rollbacks": 0, "weights_lag": 0}"""
 
 
 class Played:

@@ -81,7 +81,8 @@ class Outcome:
 class Schedule:
     """Yields the plan of the next episode from the outcomes so far.
 
-    With `total_steps` 0 nothing is trained: base and residual are evaluated.
+    With `total_steps` 0 nothing is trained: base and residual are evaluated. Training episodes are
+    played by weights that are `weights_lag` versions old at most.
     """
 
     seed: int
@@ -98,6 +99,7 @@ class Schedule:
     training_episodes: int = 0
     env_steps: int = 0
     rollbacks: int = 0
+    weights_lag: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
     last_episode: int = 0
 
@@ -205,6 +207,8 @@ class Schedule:
             done = self.count(VALIDATION, version)
             if done < self.validation_episodes:
                 return self._plan(VALIDATION, done, VALIDATION_SEED + done, weights_version=version)
+        if self._rolled_back_at != self.updates:  # then the version of before must not act
+            version = max(0, version - self.weights_lag)
         warmup = self.updates < self.warmup_updates
         index = self.training_episodes
         return self._plan(

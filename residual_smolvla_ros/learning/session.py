@@ -64,6 +64,7 @@ class Session:
             self.schedule.training_episodes = counters["episodes"]
             self.schedule.env_steps = counters["env_steps"]
             self.schedule.rollbacks = counters["rollbacks"]
+            self.schedule.weights_lag = counters["weights_lag"]
         return first
 
     def restore(self, outcomes: list[Outcome], last_episode: int) -> None:

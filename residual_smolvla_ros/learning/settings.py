@@ -6,12 +6,15 @@ from collections.abc import Callable
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.ppo import PPOConfig
+from residual_smolvla_ros.learning.td3 import TD3Config
+from residual_smolvla_ros.learning.td3_learner import TD3Learner
 from residual_smolvla_ros.policy.features import ResidualConfig
 
 # Takes name, default and description of a parameter, and returns its value.
 Parameter = Callable[[str, object, str], object]
 
-ALGORITHMS = {"ppo": PPOConfig}
+# Configuration and learner of each, and after how many episodes it updates by default.
+ALGORITHMS = {"ppo": (PPOConfig, Learner, 20), "td3": (TD3Config, TD3Learner, 1)}
 _RESIDUAL = {
     "action_space": "gripper: small steps of the gripper; joint: shifts of joints",
     "action_scale": "size of a unit of residual in its action space",
@@ -27,33 +30,39 @@ _RESIDUAL = {
 
 
 def make_learner(
-    parameter: Parameter, joint_names: tuple[str, ...], token_shape: tuple[int, int, int], seed: int
+    parameter: Parameter,
+    joint_names: tuple[str, ...],
+    token_shape: tuple[int, int, int] | None,
+    seed: int,
 ) -> Learner:
     """Return the learner that the parameters describe; raise ValueError where they do not fit.
 
-    `token_shape` is that of the base's vision tokens.
+    `token_shape` is that of the base's vision tokens, None where they are not known.
     """
     name = parameter("algorithm", "ppo", "what learns: " + " or ".join(ALGORITHMS))
     if name not in ALGORITHMS:
         raise ConfigError(f"algorithm: expected {' or '.join(ALGORITHMS)}, found {name!r}")
-    algorithm = ALGORITHMS[name]
-    config = algorithm(
+    kind, learner, episodes = ALGORITHMS[name]
+    config = kind(
         **{
             field.name: parameter(field.name, field.default, f"{name}'s {field.name}")
-            for field in dataclasses.fields(algorithm)
+            for field in dataclasses.fields(kind)
         }
     )
-    return Learner(
-        make_residual(parameter, joint_names, token_shape),
+    return learner(
+        make_residual(parameter, joint_names, token_shape, squash=name == "td3"),
         config,
-        parameter("episodes_per_update", 20, "episodes of one update"),
+        parameter("episodes_per_update", episodes, "episodes of one update"),
         parameter("warmup_updates", 2, "first updates, of the critic only"),
         seed,
     )
 
 
 def make_residual(
-    parameter: Parameter, joint_names: tuple[str, ...], token_shape: tuple[int, int, int]
+    parameter: Parameter,
+    joint_names: tuple[str, ...],
+    token_shape: tuple[int, int, int] | None,
+    squash: bool = False,
 ) -> ResidualConfig:
     """Return the residual that the parameters describe; raise ValueError where they do not fit."""
     names = parameter("features", list(ResidualConfig.FEATURE_NAMES), "what the residual sees")
@@ -73,6 +82,7 @@ def make_residual(
         privileged,
         token_shape,
         hidden_sizes=tuple(hidden),
+        squash=parameter("squash", squash, "bound the residual's mean by a tanh"),
         critic_only=tuple(name for name in critic_only if name),
         vision_cameras=tuple(name for name in cameras if name),
         **settings,

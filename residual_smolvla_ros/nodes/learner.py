@@ -15,6 +15,7 @@ from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.learning.settings import make_learner
+from residual_smolvla_ros.learning.td3_learner import TD3Learner
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
     RECORD_QOS,
@@ -29,6 +30,8 @@ from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
 # Records of an episode come on three topics; what is missing when all are silent is lost.
 SILENCE_S = 2.0
+# An update beside episodes: gradient steps in one turn, and the pause after it.
+LEARN_STEPS, LEARN_TURN_S = 4, 0.005
 
 
 class LearnerNode(PipelineNode):
@@ -54,6 +57,9 @@ class LearnerNode(PipelineNode):
         self._run = LearnerRun(
             Path(output), self._learner, {"base_checkpoint": base}, resume, residual
         )
+        lockstep = self.parameter("lockstep", True, "whether episodes wait for every update")
+        # Off-policy, what older weights did teaches as well: the arm need not wait.
+        self._beside = not lockstep and isinstance(self._learner, TD3Learner)
         executed = self.parameter(
             "executed_commands", False, "whether the robot reports what it executed"
         )
@@ -69,6 +75,8 @@ class LearnerNode(PipelineNode):
             self.create_subscription(JointState, "executed_command", self._on_executed, RECORD_QOS)
         self.create_service(Trigger, "learner/save", self._on_save)
         self.create_timer(0.25, self._on_timer)
+        if self._beside:
+            self.create_timer(LEARN_TURN_S, self._learn_on)
         self._publish_weights()
 
     def _on_event(self, record: Record) -> None:
@@ -152,7 +160,14 @@ class LearnerNode(PipelineNode):
 
     def _learn(self, episode: Episode) -> None:
         self.tally("episodes")
-        metrics = self._learner.add_episode(episode)
+        take = self._learner.take if self._beside else self._learner.add_episode
+        metrics = take(episode)
+        if metrics is not None:
+            self._after_update(metrics)
+
+    def _learn_on(self) -> None:
+        """Go on with an update beside the episodes, and look after messages in between."""
+        metrics = self._learner.learn(LEARN_STEPS)
         if metrics is not None:
             self._after_update(metrics)
 
@@ -168,7 +183,8 @@ class LearnerNode(PipelineNode):
             {name: value.numpy() for name, value in self._learner.weights().items()},
             version=counters.version,
             config=self._learner.residual.to_json(),
-            progress=json.dumps(self._learner.progress()),
+            progress=json.dumps(self._learner.progress() | {"weights_lag": int(self._beside)}),
+            anytime=self._beside,
         )
         self._weights.publish(to_message(blob))
 

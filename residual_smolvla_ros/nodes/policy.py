@@ -194,11 +194,8 @@ class PolicyNode(PipelineNode):
             base = self._policy.base.unnormalise_action(step.base)
             self._views.publish(message.header.stamp, base, positions)
 
-    def _begin(self) -> bool:
-        """Begin the prepared episode with the weights that it asks for; False until then."""
-        if self._plan is not None:
-            return True
-        plan = self._next_plan
+    def _swap(self) -> None:
+        """Take new weights, if there are any."""
         if self._new_weights is not None:
             record, self._new_weights = self._new_weights, None
             self._policy.load_weights(
@@ -206,6 +203,16 @@ class PolicyNode(PipelineNode):
                 {name: torch.tensor(value) for name, value in record.tensors.items()},
                 record.metadata["version"],
             )
+
+    def _begin(self) -> bool:
+        """Begin the prepared episode with the weights that it asks for; False until then."""
+        if self._plan is not None:
+            new = self._new_weights
+            if new is not None and new.metadata["anytime"] and self._plan.is_training:
+                self._swap()
+            return True
+        plan = self._next_plan
+        self._swap()
         if self._policy.network is None or plan.weights_version > self._policy.version:
             self._waiting_for = f"weights of version {plan.weights_version}"
             return False

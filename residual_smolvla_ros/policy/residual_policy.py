@@ -64,7 +64,7 @@ class ResidualSmolVLAPolicy:
     def load_weights(
         self, config: ResidualConfig, weights: dict[str, torch.Tensor], version: int
     ) -> None:
-        """Swap in weights; call between episodes only.
+        """Swap in weights; what is held of the last decision goes on.
 
         Raises ValueError if they do not fit `config` or the base.
         """
@@ -76,7 +76,9 @@ class ResidualSmolVLAPolicy:
         if config.needs_kinematics and self._kinematics is None:
             raise ValueError("residual weights: expected kinematics of the robot, found none")
         reducer = TokenReducer(config, self.base.cameras) if config.needs_tokens else None
-        network = ResidualActorCritic(config)
+        known = self.network is not None and self.network.config == config
+        # Making one anew takes too long for a control step.
+        network = self.network if known else ResidualActorCritic(config)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
