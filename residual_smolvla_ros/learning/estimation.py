@@ -1,10 +1,10 @@
 """Train the estimator of where the task's object is, between updates of the policy.
 
-It sees each batch once, as it comes: an average of its weights over many steps is what acts, which
-is as good as replaying old batches, and needs none of them after a resume.
+What acts is an average of its weights over many steps.
 """
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import TCP_SCALE, ResidualConfig
 
-EPOCHS = 8
-MINIBATCH_SIZE = 64
+# Decisions that are remembered, and gradient steps for each that is new.
+REMEMBERED = 4000
+STEPS_PER_DECISION = 0.25
+MINIBATCH_SIZE = 128
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-2
 # Of the average: the last 200 steps or so, and at first all.
@@ -34,6 +36,9 @@ class Estimation:
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._steps = 0
+        # Half precision: they are part of every checkpoint.
+        self._features = torch.zeros(0, self._config.feature_size, dtype=torch.float16)
+        self._wanted = torch.zeros(0, 3, dtype=torch.float16)
 
     def learn(self, episodes: list[Episode]) -> dict[str, float]:
         """Learn from episodes and return metrics; from none whose target is known, nothing."""
@@ -45,17 +50,19 @@ class Estimation:
         self._estimator.fit(features)
         if not self._steps:  # the weights may have been loaded since
             self._layers.load_state_dict(self._estimator.layers.state_dict())
-        inputs = self._estimator.inputs(features)
         # Before it learns from them: what it is off by on scenes that are new to it.
-        error = (self._estimator.layers(inputs) - wanted).norm(dim=1).mean() / TCP_SCALE
-        for _ in range(EPOCHS):
-            order = torch.randperm(len(inputs), generator=self._generator)
-            for rows in order.split(MINIBATCH_SIZE):
-                self._step(inputs[rows], wanted[rows])
+        estimate = self._estimator.layers(self._estimator.inputs(features))
+        error = (estimate - wanted).norm(dim=1).mean() / TCP_SCALE
+        self._features = torch.cat([self._features, features.half()])[-REMEMBERED:]
+        self._wanted = torch.cat([self._wanted, wanted.half()])[-REMEMBERED:]
+        for _ in range(math.ceil(STEPS_PER_DECISION * len(features))):
+            shape = (MINIBATCH_SIZE,)
+            self._step(torch.randint(len(self._wanted), shape, generator=self._generator))
         return {"estimate_error_mm": 1000.0 * float(error)}
 
-    def _step(self, inputs: torch.Tensor, wanted: torch.Tensor) -> None:
-        loss = functional.mse_loss(self._layers(inputs), wanted)
+    def _step(self, rows: torch.Tensor) -> None:
+        inputs = self._estimator.inputs(self._features[rows].float())
+        loss = functional.mse_loss(self._layers(inputs), self._wanted[rows].float())
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
@@ -71,6 +78,8 @@ class Estimation:
         tensors = {
             "estimator.steps": torch.tensor(self._steps),
             "estimator.generator": self._generator.get_state(),
+            "estimator.features": self._features,
+            "estimator.wanted": self._wanted,
         }
         tensors |= {f"estimator.layers.{n}": v for n, v in self._layers.state_dict().items()}
         for index, entry in self._optimiser.state_dict()["state"].items():
@@ -81,6 +90,7 @@ class Estimation:
         """Take over what `state` returned."""
         self._steps = int(state["estimator.steps"])
         self._generator.set_state(state["estimator.generator"])
+        self._features, self._wanted = state["estimator.features"], state["estimator.wanted"]
         prefix = "estimator.layers."
         layers = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         self._layers.load_state_dict(layers)

@@ -25,6 +25,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.intervention import Intervention
+from residual_smolvla_ros.nodes.parts.joints import read_joints
 from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
@@ -161,16 +162,16 @@ class PolicyNode(PipelineNode):
         if message is None or not self._begin():
             return
         stamp = to_nanoseconds(message.header.stamp)
-        state = self._read_state(message)
-        if state is None:
+        joints = self._read_joints(message)
+        if joints is None:
             self._pending = None
             return
-        extra = {}
+        state, extra = rad_to_lerobot(joints.pop("position"), self._joint_names), joints
         if self._policy.config.needs_environment:
             if self._environment is None or self._environment.metadata["stamp"] != stamp:
                 self._waiting_for = "environment/state of the joint_states"
                 return
-            extra = self._environment.tensors
+            extra |= self._environment.tensors
         if self._policy.tick >= self._plan.max_steps:
             self._finish(stamp, state, extra)
             return
@@ -222,22 +223,17 @@ class PolicyNode(PipelineNode):
         self._plan, self._next_plan = plan, None
         return True
 
-    def _read_state(self, message: JointState) -> np.ndarray | None:
-        positions = dict(zip(message.name, message.position, strict=False))
-        if not positions.keys() >= set(self._joint_names):
-            # No later message will mend this: the robot and `joint_names` do not match.
-            raise ValueError(
-                f"joint_states: expected joints {list(self._joint_names)}, found {list(positions)}"
-            )
-        values = np.array([positions[name] for name in self._joint_names])
-        if not np.isfinite(values).all():
-            self.refused += 1
-            self.get_logger().error(
-                f"joint_states: expected finite positions, found {values.tolist()}",
-                throttle_duration_sec=5.0,
-            )
-            return None
-        return rad_to_lerobot(values, self._joint_names)
+    def _read_joints(self, message: JointState) -> dict[str, np.ndarray] | None:
+        joints = read_joints(message, self._joint_names)
+        for name, values in joints.items():
+            if not np.isfinite(values).all():
+                self.refused += 1
+                self.get_logger().error(
+                    f"joint_states: expected finite {name}, found {values.tolist()}",
+                    throttle_duration_sec=5.0,
+                )
+                return None
+        return joints
 
     def _look(self, stamp: int, state: np.ndarray, plan: bool, tokens: bool) -> bool:
         """Plan, or see, from the newest images; False where one is broken: the next will do."""

@@ -19,16 +19,22 @@ class Cohort:
     """`size` simulated arms in one process.
 
     All begin their episodes together, so plans and vision tokens are due at the same steps and are
-    computed in one batch. `make_reward` makes the reward of one arm.
+    computed in one batch. `make_reward` makes the reward of one arm. `like` is a simulator to share
+    model and renderer with, which is not closed with the cohort's.
     """
 
     def __init__(
-        self, base: FrozenSmolVLA, task: str, size: int, make_reward: Callable[[], Reward]
+        self,
+        base: FrozenSmolVLA,
+        task: str,
+        size: int,
+        make_reward: Callable[[], Reward],
+        like: SimulatedSO101 | None = None,
     ):
         self._base = base
         self._task = task
         kinematics = Kinematics()
-        first = SimulatedSO101()
+        first = SimulatedSO101(like)
         sims = [first, *(SimulatedSO101(like=first) for _ in range(size - 1))]
         self.arms = [
             Arm(sim, ResidualSmolVLAPolicy(base, task, kinematics), make_reward()) for sim in sims

@@ -13,7 +13,7 @@ from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.rewards.composition import Reward, make_reward
 from residual_smolvla_ros.rewards.term import RobotDescription
-from residual_smolvla_ros.robots.simulation import CAMERAS, RATE_HZ
+from residual_smolvla_ros.robots.simulation import CAMERAS, RATE_HZ, SimulatedSO101
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 from residual_smolvla_ros.training.cohort import Cohort
 
@@ -108,11 +108,11 @@ class CohortMaker:
     device: str
     task: str
 
-    def __call__(self, size: int) -> Cohort:
-        """Return a cohort of `size` arms."""
+    def __call__(self, size: int, like: SimulatedSO101 | None = None) -> Cohort:
+        """Return a cohort of `size` arms; see Cohort for `like`."""
         base = FrozenSmolVLA(self.base_checkpoint, self.device)
         base.check_robot(list(CAMERAS), list(JOINT_NAMES))
-        return Cohort(base, self.task, size, self.reward)
+        return Cohort(base, self.task, size, self.reward, like)
 
     def reward(self) -> Reward:
         """Return the reward of one arm; raise ConfigError for a term that needs more than it."""
