@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,20 +60,21 @@ def start(output: Path, config: Path, *words: str):
     return psutil.Popen(
         [sys.executable, "-m", "residual_smolvla_ros.cli", "train", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=graph.subprocess.PIPE,
-        stderr=graph.subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
 
 
 def played(run: Path, phases: tuple[str, ...]) -> list[dict]:
-    """Return a run's episodes of some phases without the times."""
+    """Return a run's episodes of some phases, without their numbers and times."""
     file = run / "episodes.jsonl"
     text = file.read_text() if file.is_file() else ""
     # A line that is being written is not there yet.
     lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in lines if line["phase"] in phases and line.pop("wall_s") >= 0]
+    # A resumed run has played more before it.
+    return [line | {"wall_s": 0, "episode": 0} for line in lines if line["phase"] in phases]
 
 
 def weights(run: Path) -> dict[str, bytes]:
@@ -89,43 +91,47 @@ def test_an_interrupted_run_ends_in_the_same_bits(finished, tmp_path, config, co
     assert played(run, phases) == played(finished, phases)
 
 
-def test_processes_play_what_one_does_and_when_one_dies_the_run_ends(finished, tmp_path, config):
+def workers(process: psutil.Popen) -> list[psutil.Process]:
+    """Return the processes that simulate."""
+    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_processes_play_what_one_does_and_ctrl_c_ends_them(finished, tmp_path, config):
     phases = ("base", "warmup", "train")
     expected = played(finished, phases)
     run = tmp_path / "c"
     process = start(run, config, "workers:=2", "eval_episodes:=2")
     try:
         graph.wait_until(lambda: len(played(run, phases)) >= len(expected), process)
-        workers = [
-            child for child in process.children() if "spawn_main" in " ".join(child.cmdline())
-        ]
-        assert len(workers) == 2
-        workers[0].kill()
-        process.wait(timeout=30)
-    finally:
-        text = graph.stop(process)
-    assert played(run, phases)[: len(expected)] == expected
-    assert process.returncode == 1, text
-    assert "Traceback" not in text
-    assert "a simulating process ended unexpectedly" in text.splitlines()[-1]
-    assert not any(worker.is_running() for worker in workers)
-    assert list((run / "checkpoints").glob("*/state.json"))
-
-
-def test_ctrl_c_ends_a_run_with_how_to_go_on(tmp_path, config):
-    run = tmp_path / "d"
-    process = start(run, config, "eval_episodes:=0", "workers:=2")
-    try:
-        second = run / "checkpoints" / "000002" / "state.json"
-        graph.wait_until(second.is_file, process)
+        simulating = workers(process)
         os.killpg(process.pid, signal.SIGINT)
         process.wait(timeout=30)
     finally:
         text = graph.stop(process)
+    assert played(run, phases)[: len(expected)] == expected
     assert process.returncode == 130, text
     assert "Traceback" not in text
     assert f"resume:=true output:={run}" in text.splitlines()[-1]
+    assert len(simulating) == 2
+    assert not any(worker.is_running() for worker in simulating)
     assert weights(run).keys() == {"residual.safetensors", "training.safetensors"}
+
+
+def test_a_simulating_process_that_dies_ends_the_run(tmp_path, config):
+    run = tmp_path / "d"
+    process = start(run, config, "workers:=2")
+    try:
+        graph.wait_until(lambda: len(workers(process)) == 2, process)
+        simulating = workers(process)
+        simulating[0].kill()
+        process.wait(timeout=30)
+    finally:
+        text = graph.stop(process)
+    assert process.returncode == 1, text
+    assert "Traceback" not in text
+    assert "a simulating process ended unexpectedly" in text.splitlines()[-1]
+    assert not any(worker.is_running() for worker in simulating)
+    assert (run / "checkpoints" / "000000" / "state.json").is_file()
 
 
 SECTIONS = {

@@ -14,8 +14,8 @@ from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import TCP_SCALE, ResidualConfig
 
-# Decisions that are remembered, and gradient steps for each that is new.
-REMEMBERED = 4000
+# Decisions that are remembered, those that it begins with, and gradient steps for each new one.
+REMEMBERED, FIRST = 4000, 100
 STEPS_PER_DECISION = 0.25
 MINIBATCH_SIZE = 128
 LEARNING_RATE = 1e-3
@@ -47,14 +47,16 @@ class Estimation:
             return {}
         features = torch.cat([rows for rows, _ in labelled])
         wanted = torch.cat([target for _, target in labelled])
-        self._estimator.fit(features)
+        self._features = torch.cat([self._features, features.half()])[-REMEMBERED:]
+        self._wanted = torch.cat([self._wanted, wanted.half()])[-REMEMBERED:]
+        if len(self._wanted) < FIRST:
+            return {}
+        self._estimator.fit(self._features.float())
         if not self._steps:  # the weights may have been loaded since
             self._layers.load_state_dict(self._estimator.layers.state_dict())
         # Before it learns from them: what it is off by on scenes that are new to it.
         estimate = self._estimator.layers(self._estimator.inputs(features))
         error = (estimate - wanted).norm(dim=1).mean() / TCP_SCALE
-        self._features = torch.cat([self._features, features.half()])[-REMEMBERED:]
-        self._wanted = torch.cat([self._wanted, wanted.half()])[-REMEMBERED:]
         for _ in range(math.ceil(STEPS_PER_DECISION * len(features))):
             shape = (MINIBATCH_SIZE,)
             self._step(torch.randint(len(self._wanted), shape, generator=self._generator))

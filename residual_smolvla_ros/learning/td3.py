@@ -15,6 +15,7 @@ from torch import nn
 
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.critics import Critics, bellman_target
+from residual_smolvla_ros.learning.estimation import Estimation
 from residual_smolvla_ros.learning.replay import (
     Replay,
     Sample,
@@ -126,6 +127,8 @@ class TD3:
             self.critics.parameters(), lr=config.critic_learning_rate, fused=True
         )
         self._generator = torch.Generator().manual_seed(seed)
+        self._estimation = Estimation(self.network, seed) if residual.estimate else None
+        self._estimated: dict[str, float] = {}
         self._owed = 0.0
         self._steps = 0
         self._sums: dict[str, list[torch.Tensor]] = {}
@@ -152,6 +155,8 @@ class TD3:
             count = sum(int(rows.usable.sum()) for rows in own + person)
             self.decisions += count
             self._owed += config.utd * count
+        if self._estimation:
+            self._estimated = self._estimation.learn(episodes)
         self.keep(stored)
         return stored
 
@@ -170,6 +175,7 @@ class TD3:
         self.learn(warmup)
         metrics = {name: float(torch.stack(sums).mean()) for name, sums in self._sums.items()}
         self._sums = {}
+        metrics |= self._estimated
         return metrics | {
             "gradient_steps": float(self._steps),
             "replay": float(len(self.replay)),
@@ -257,6 +263,8 @@ class TD3:
         for part, optimiser in self._optimisers().items():
             for index, entry in optimiser.state_dict()["state"].items():
                 tensors |= {f"{part}.{index}.{name}": value for name, value in entry.items()}
+        if self._estimation:
+            tensors |= self._estimation.state()
         return tensors
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -269,6 +277,8 @@ class TD3:
                     raise ValueError(
                         f"{part}.{name} of shape {tuple(found)}, not {tuple(value.shape)}"
                     )
+        if self._estimation:
+            self._estimation.load_state(state)
         for part, module in self._modules().items():
             module.load_state_dict(parts[part])
         for part, optimiser in self._optimisers().items():

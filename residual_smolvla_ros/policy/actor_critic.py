@@ -74,8 +74,8 @@ class FeatureNormaliser(nn.Module):
     @property
     def is_fitted(self) -> bool:
         """Whether statistics have been taken or loaded."""
-        projects = self.projection is not None and self.projection.is_fitted
-        return projects or bool((self.std != 1.0).any())
+        whitens = isinstance(self.projection, TokenProjection) and self.projection.is_fitted
+        return whitens or bool((self.std != 1.0).any())
 
     def fit(self, features: torch.Tensor) -> None:
         """Take the statistics of a batch (n, feature_size)."""
@@ -89,6 +89,10 @@ class FeatureNormaliser(nn.Module):
         self.mean.copy_(mean)
         # A feature that hardly varies must not be blown up to noise.
         self.std.copy_(std.clamp_min(1e-2))
+        if isinstance(self.projection, TargetEstimator):
+            # Estimates are of about one, and vary little only while there is little to go by.
+            self.mean[self.projection.estimates] = 0.0
+            self.std[self.projection.estimates] = 1.0
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         """Return features (n, feature_size) as they are (n, size) before statistics."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from residual_smolvla_ros.policy.features import (
+    ESTIMATE_SIZE,
     TARGET_CLIP,
     TARGET_SCALE,
     TCP_SCALE,
@@ -29,6 +30,8 @@ class TargetEstimator(nn.Module):
     def __init__(self, config: ResidualConfig):
         super().__init__()
         self._block, self._planned = config.columns("vision"), config.columns("planned_tcp")
+        start = self._block.start
+        self.estimates = slice(start, start + ESTIMATE_SIZE)  # where they are in what is returned
         every = torch.arange(config.feature_size)
         names = [name for name in INPUTS if name in config.features]
         columns = torch.cat([every[config.columns(name)] for name in names])
