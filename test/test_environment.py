@@ -29,13 +29,17 @@ def config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def env(sim, config) -> ResidualEnv:
-    return ResidualEnv(render_mode="rgb_array", config=config, like=sim)
+def env(sim, config):
+    made = ResidualEnv(render_mode="rgb_array", config=config, like=sim)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
-def envs(sim, config) -> ResidualVectorEnv:
-    return ResidualVectorEnv(ARMS, config=config, like=sim)
+def envs(sim, config):
+    made = ResidualVectorEnv(ARMS, config=config, like=sim)
+    yield made
+    made.close()
 
 
 def residuals(count: int, size: int = 5) -> np.ndarray:
@@ -52,7 +56,8 @@ def play(env: ResidualEnv, count: int, **reset) -> list:
     return found
 
 
-@pytest.mark.filterwarnings("ignore:.*infinity")
+# Units of residual are the config's: the space is not that of -1 to 1 which Gymnasium recommends.
+@pytest.mark.filterwarnings("ignore:.*symmetric and normalized space")
 def test_gymnasiums_own_checks_pass(env):
     check_env(env, skip_render_check=True, skip_close_check=True)
     assert env.reset()[0].dtype == np.float32

@@ -65,6 +65,18 @@ def test_an_interrupted_run_ends_in_the_same_bits(finished, tmp_path, config):
     assert checkpoint_bytes(tmp_path / "b") == checkpoint_bytes(finished)
 
 
+def test_training_without_ros_ends_in_the_same_bits(finished, tmp_path, config):
+    output = tmp_path / "h"
+    code, text = graph.run(
+        DOMAIN, "train", config=config, output=output, episodes=6, eval_episodes=2, num_envs=1
+    )
+    assert code == 0, text
+    assert checkpoint_bytes(output) == checkpoint_bytes(finished)
+    there, here = (json.loads((r / "summary.json").read_text()) for r in (finished, output))
+    for name in ("success_base", "success_residual", "env_steps", "updates"):
+        assert there[name] == here[name]
+
+
 def test_in_real_time_every_step_that_an_episode_counts_was_the_policys(tmp_path, config):
     """The simulator goes on between episodes: its first steps after a reset are nobody's."""
     output = tmp_path / "r"
