@@ -135,7 +135,9 @@ def main() -> None:
         if runs.get(str(seed), {}).get("env_steps", 0) >= options.total_steps:
             continue
         runs[str(seed)] = run = train(bench, PEERS[name], seed, options.total_steps)
-        file.write_text(json.dumps(runs) + "\n")
+        written = file.with_suffix(".new")
+        written.write_text(json.dumps(runs) + "\n")
+        written.replace(file)
         rate = run["env_steps"] / run["training_s"]
         print(
             f"{name}, seed {seed}: base {np.mean(run['base']):.3f}, with residual "

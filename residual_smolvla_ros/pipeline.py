@@ -3,7 +3,6 @@
 `launch/*.launch.py` and the starter behind `residual-smolvla` both read this module.
 """
 
-import json
 import math
 import os
 import sys
@@ -19,18 +18,12 @@ from residual_smolvla_ros.arguments import (
     arguments,
     parse_arguments,
 )
-from residual_smolvla_ros.config_file import (
-    flatten,
-    read_parameters,
-    read_section,
-    split_cameras,
-)
+from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
+from residual_smolvla_ros.image_period import chunk_steps, vision_steps
 
 PACKAGE = "residual_smolvla_ros"
 SIM_RATE_HZ = 30.0
-# Of ResidualConfig, where a config does not say.
-VISION_PERIOD_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     in_file, devices = read_section(config)
     values = parse_arguments(mode, _arguments_of(mode, config, in_file) | given)
     checkpoint = Path(values["base_checkpoint"]).expanduser().resolve()
-    chunk_steps = _chunk_steps(checkpoint)
+    plan_steps = chunk_steps(checkpoint)
     output = _output_folder(mode, values)
     residual = values["residual_checkpoint"]
     if residual and not Path(residual).expanduser().is_dir():
@@ -92,7 +85,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     training, lockstep = mode == FINETUNE, values["sim"] and values["lockstep"]
     files = (str(config),)
     if values["sim"]:
-        look_steps = math.gcd(chunk_steps, _vision_steps(config, residual, training))
+        look_steps = math.gcd(plan_steps, vision_steps(config, residual, training))
         period = (values["camera_period_steps"] or look_steps) if lockstep else 1
         robot_nodes, cameras = _simulator(values, lockstep, period, files), ["front", "wrist"]
     else:
@@ -280,45 +273,6 @@ def _config_file(values: dict) -> Path:
     if not path.is_file():
         raise ArgumentError(f"config: expected a parameter file, found no such file: {text}")
     return path
-
-
-def _chunk_steps(checkpoint: Path) -> int:
-    """Return after how many control steps the base plans anew: the simulator renders then."""
-    file = checkpoint / "config.json"
-    if not file.is_file():
-        found = "no config.json in it" if checkpoint.is_dir() else "no such folder"
-        raise CheckpointError(
-            f"base checkpoint {checkpoint}: expected a folder with config.json, found {found}"
-        )
-    try:
-        return int(json.loads(file.read_text())["n_action_steps"])
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(
-            f"base checkpoint {checkpoint}: expected n_action_steps in config.json, found none"
-        ) from None
-
-
-def _vision_steps(config: Path, residual: str, training: bool) -> int:
-    """Return after how many control steps the residual needs new images, 0 if it needs none."""
-    settings = read_parameters(config, "learner") if training else {}
-    if residual and not training:
-        settings = _residual_settings(Path(residual).expanduser())
-    steps = settings.get("vision_period_steps", VISION_PERIOD_STEPS)
-    if type(steps) is not int or steps < 1:
-        raise ConfigError(f"vision_period_steps: expected a whole number, 1 or more, found {steps}")
-    features = settings.get("features")
-    return steps if isinstance(features, list | dict) and "vision" in features else 0
-
-
-def _residual_settings(folder: Path) -> dict:
-    """Return what a checkpoint, or one of those of a run, says of its residual."""
-    for pattern in ("state.json", "*/state.json", "checkpoints/*/state.json"):
-        for file in sorted(folder.glob(pattern)):
-            try:
-                return json.loads(file.read_text())["residual"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # the node that loads it says what is wrong
-    return {}
 
 
 def _output_folder(mode: str, values: dict) -> Path:

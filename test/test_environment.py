@@ -57,7 +57,7 @@ def play(env: ResidualEnv, count: int, **reset) -> list:
 
 
 # Units of residual are the config's: the space is not that of -1 to 1 which Gymnasium recommends.
-@pytest.mark.filterwarnings("ignore:.*symmetric and normalized space")
+@pytest.mark.filterwarnings("ignore:.*(symmetric and normalized space|infinity)")
 def test_gymnasiums_own_checks_pass(env):
     check_env(env, skip_render_check=True, skip_close_check=True)
     assert env.reset()[0].dtype == np.float32

@@ -37,7 +37,8 @@ LAYERS = {
     "reporting": {"reporting", "learning", "records"},
     "arguments.py": set(),
     "config_file.py": {"errors"},
-    "pipeline.py": {"arguments", "config_file", "errors"},
+    "image_period.py": {"config_file", "errors"},
+    "pipeline.py": {"arguments", "config_file", "image_period", "errors"},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from robot_graph import Peer, isolated
 from std_msgs.msg import UInt8MultiArray
 
-from residual_smolvla_ros import pipeline
+from residual_smolvla_ros import image_period, pipeline
 from residual_smolvla_ros.learning.checkpoint import load_checkpoint, save_checkpoint
 from residual_smolvla_ros.nodes.common import RECORD_QOS
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
@@ -154,7 +154,7 @@ def test_a_period_that_is_none_is_refused_in_one_line(tmp_path):
 
 
 def test_the_period_that_no_config_names_is_the_residuals_own():
-    assert ResidualConfig({"state": 6}, 6).vision_period_steps == pipeline.VISION_PERIOD_STEPS
+    assert ResidualConfig({"state": 6}, 6).vision_period_steps == image_period.VISION_PERIOD_STEPS
 
 
 # -- the real graph -------------------------------------------------------------------------
