@@ -61,6 +61,7 @@ setup(
     data_files=DATA_FILES,
     zip_safe=False,
     install_requires=[
+        "gymnasium",
         "honcho",
         "jinja2",
         "lerobot[smolvla,feetech,dataset]>=0.6.1,<0.7",

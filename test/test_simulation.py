@@ -160,3 +160,13 @@ def test_nearing_the_cube_earns_reward_and_standing_still_none(sim, kinematics):
         earned.append(total)
     assert earned[0] > 0.05
     assert abs(earned[1]) < 0.01
+
+
+def test_a_simulator_that_is_closed_takes_no_other_ones_pictures_with_it(sim):
+    sim.reset(5)
+    before = sim.render("front")
+    other = SimulatedSO101()
+    other.reset(5)
+    np.testing.assert_array_equal(other.render("front"), before)
+    other.close()
+    np.testing.assert_array_equal(sim.render("front"), before)

@@ -28,7 +28,8 @@ class View:
 class Renderer:
     """Render several `View`s of one model.
 
-    A second OSMesa context in a process gives black images, so all views share one context.
+    All views share one context, since making one takes time. With several renderers in a process
+    each must make its own context current, also to free it: else it frees what is another's.
     """
 
     def __init__(self, model: mujoco.MjModel, views: dict[str, View]):
@@ -65,6 +66,7 @@ class Renderer:
 
     def render(self, data: mujoco.MjData, name: str) -> np.ndarray:
         """Return the named view as (height, width, 3) uint8 RGB."""
+        self._gl.make_current()
         view = self._views[name]
         option = mujoco.MjvOption()
         option.geomgroup[_MESH_GROUP] = view.meshes
@@ -88,5 +90,6 @@ class Renderer:
 
     def close(self) -> None:
         """Free the OpenGL context."""
+        self._gl.make_current()
         self._context.free()
         self._gl.free()

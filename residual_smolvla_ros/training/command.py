@@ -1,6 +1,7 @@
 """The command `train`: a run in simulation without ROS."""
 
 import os
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -80,19 +81,25 @@ def run(given: dict[str, str]) -> int:
     write_run(output, settings | {"seed": values["seed"]})
     print(f"run: {output}")
     size, processes = values["num_envs"], values["workers"]
-    players = make_cohort(size) if processes == 1 else Workers(make_cohort, size, processes)
+    players = None
+    go_on = f"go on by: residual-smolvla train resume:=true output:={output}"
     steps, evaluated = values["total_steps"], values["eval_episodes"]
     try:
+        players = make_cohort(size) if processes == 1 else Workers(make_cohort, size, processes)
         with ProgressBar(output, steps, evaluated, values["resume"]) as bar:
             trainer = Trainer(output, schedule, kept, players, bar.show)
             if values["resume"]:
                 trainer.restore()
             trainer.train()
     except KeyboardInterrupt:
-        print(f"interrupted; go on by: residual-smolvla train resume:=true output:={output}")
+        print(f"interrupted; {go_on}")
         return 130
+    except ChildProcessError as error:
+        print(f"residual-smolvla: error: {error}; {go_on}", file=sys.stderr)
+        return 1
     finally:
-        players.close()
+        if players is not None:
+            players.close()
         kept.close()
     print(format_table(write_report(output)))
     print(f"report: {output / 'report.html'}")

@@ -7,9 +7,8 @@ from residual_smolvla_ros.config_file import read_parameters
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.schedule import Schedule
-from residual_smolvla_ros.learning.settings import make_learner, make_residual
+from residual_smolvla_ros.learning.settings import make_learner
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
-from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.rewards.composition import Reward, make_reward
 from residual_smolvla_ros.rewards.term import RobotDescription
@@ -64,17 +63,6 @@ def learner_from(file: Path, base_checkpoint: Path, seed: int, total_steps: int)
     return learner
 
 
-def residual_from(file: Path, base_checkpoint: Path) -> ResidualConfig:
-    """Return the residual that the config's section `learner` describes."""
-    shape = read_token_shape(base_checkpoint)
-    return make_residual(_learner_section(file), JOINT_NAMES, shape)
-
-
-def steps_from(file: Path) -> int:
-    """Return the time limit of an episode in control steps."""
-    return Section(file, "episode")("max_steps", MAX_STEPS)
-
-
 def _learner_section(file: Path) -> Section:
     section = Section(file, "learner")
     section("torch_threads", 1)  # of the ROS node
@@ -96,6 +84,10 @@ def schedule_from(file: Path, values: dict, learner: Learner) -> Schedule:
         warmup_updates=learner.warmup_updates,
     )
     section.check()
+    if schedule.max_steps < 1:
+        raise ConfigError(
+            f"config {file}, episode: expected max_steps 1 or more, found {schedule.max_steps}"
+        )
     return schedule
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -49,6 +50,14 @@ class Workers:
             initializer=_begin,
             initargs=(make_cohort, self._share),
         )
+        # Ctrl-C goes to the whole group of a terminal: processes ignore it as this one does when
+        # they are started, and are ended by `close`.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for _ in range(processes):
+                self._pool.submit(_ready)
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
     def load_weights(
         self, config: ResidualConfig, weights: dict[str, torch.Tensor], version: int
@@ -81,6 +90,10 @@ def _begin(make_cohort: Callable[[int], Cohort], arms: int) -> None:
     global _cohort
     torch.set_num_threads(1)
     _cohort = make_cohort(arms)
+
+
+def _ready() -> None:
+    """Do nothing: the pool starts a process for a task that no idle one can take."""
 
 
 def _play(plans: Sequence[EpisodePlan], weights) -> list[Played]:
