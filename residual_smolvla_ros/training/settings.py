@@ -55,19 +55,14 @@ class Section:
 
 def learner_from(file: Path, base_checkpoint: Path, seed: int, total_steps: int) -> Learner:
     """Return the learner that the config's section `learner` describes."""
-    section = _learner_section(file)
-    section.give("total_steps", total_steps)
+    section = Section(file, "learner")
+    section.give("total_steps", total_steps)  # as the pipeline gives it to the node
     shape = read_token_shape(base_checkpoint)
     learner = make_learner(section, JOINT_NAMES, shape, seed)
+    for name, default in (("total_steps", 0), ("torch_threads", 1)):
+        section(name, default)  # of the node alone
     section.check()
     return learner
-
-
-def _learner_section(file: Path) -> Section:
-    section = Section(file, "learner")
-    section("torch_threads", 1)  # of the ROS node
-    section("total_steps", 0)
-    return section
 
 
 def schedule_from(file: Path, values: dict, learner: Learner) -> Schedule:
