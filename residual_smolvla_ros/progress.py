@@ -72,6 +72,7 @@ class ProgressBar:
         self._read()
 
     def _read(self) -> None:
+        known = self._steps
         if self._file.is_file():
             with self._file.open() as stream:
                 stream.seek(self._offset)
@@ -80,6 +81,8 @@ class ProgressBar:
                         break
                     self._offset += len(line.encode())
                     self._take(json.loads(line))
+        if self._steps > known:  # once for episodes that were played side by side
+            self._rates.append((time.monotonic(), self._steps))
         self._bar.refresh()
         if not self._is_terminal and self._line and time.monotonic() - self._line_at > LINE_S:
             self._line_at = time.monotonic()
@@ -95,7 +98,6 @@ class ProgressBar:
         self._recent.append(outcome["success"])
         self._steps += outcome["steps"]
         self._episodes += 1
-        self._rates.append((time.monotonic(), self._steps))
         if phase in TRAINING_PHASES:
             self._bar.update(outcome["steps"])
         elif phase in (BASE, RESIDUAL):
@@ -111,5 +113,7 @@ class ProgressBar:
         self._line = f"{label}: {self._steps} steps  {values}"
 
     def _rate(self) -> float:
+        if not self._rates:
+            return 0.0
         (t0, s0), (t1, s1) = self._rates[0], self._rates[-1]
         return (s1 - s0) / (t1 - t0) if t1 > t0 else 0.0

@@ -77,15 +77,23 @@ def test_training_without_ros_ends_in_the_same_bits(finished, tmp_path, config):
         assert there[name] == here[name]
 
 
-def test_in_real_time_every_step_that_an_episode_counts_was_the_policys(tmp_path, config):
-    """The simulator goes on between episodes: its first steps after a reset are nobody's."""
+def test_in_real_time_every_step_that_an_episode_counts_was_the_policys(tmp_path):
+    """The simulator goes on between episodes: its first steps after a reset are nobody's.
+
+    TD3 updates beside the episodes, which need not wait for the newest weights.
+    """
     output = tmp_path / "r"
+    off_policy = {"algorithm": "td3", "learning_starts": 10, "actor_starts": 10, "critics": 2}
+    config = graph.write_config(tmp_path, learner=graph.SETTINGS["/**/learner"] | off_policy)
     code, text = graph.run(
         DOMAIN + 7, "finetune", config=config, output=output, episodes=4, eval_episodes=0,
         lockstep="false",
     )  # fmt: skip
     assert code == 0, text
-    steps = [json.loads(line)["steps"] for line in (output / "episodes.jsonl").open()]
+    outcomes = [json.loads(line) for line in (output / "episodes.jsonl").open()]
+    trained = [o for o in outcomes if o["phase"] in ("warmup", "train")]
+    assert [o["weights_version"] for o in trained] == [0, 0, 0, 0]
+    steps = [o["steps"] for o in trained]
     updates = [json.loads(line) for line in (output / "updates.jsonl").open()]
     assert [u["env_steps"] for u in updates] == [sum(steps[:2]), sum(steps[:4])]
     assert "were lost" not in (output / "log" / "learner.log").read_text()
