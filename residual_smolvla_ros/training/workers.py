@@ -1,6 +1,7 @@
 """Who plays a batch of episodes: this process, or several side by side."""
 
 import itertools
+import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ class Workers:
 
     def __init__(self, make_cohort: Callable[[int], Cohort], size: int, processes: int):
         self.size = size
-        self._share = -(-size // processes)
+        self._share = math.ceil(size / processes)
         self._weights = None
         self._pool = ProcessPoolExecutor(
             processes,
@@ -68,7 +69,8 @@ class Workers:
 
     def play(self, plans: Sequence[EpisodePlan]) -> list[Played]:
         """Play episodes and return them in the order of their plans."""
-        shares = list(itertools.batched(plans, -(-len(plans) // (-(-len(plans) // self._share)))))
+        busy = math.ceil(len(plans) / self._share)
+        shares = itertools.batched(plans, math.ceil(len(plans) / busy))
         try:
             played = self._pool.map(_play, shares, itertools.repeat(self._weights))
             return list(itertools.chain.from_iterable(played))
