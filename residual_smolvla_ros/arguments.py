@@ -39,6 +39,13 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """Return a whole number, 1 or more, from text; raise ValueError for anything else."""
+    if not whole_number(text):
+        raise ValueError("a whole number, 1 or more")
+    return int(text)
+
+
 def number(text: str) -> float:
     """Return a finite number from text; raise ValueError for anything else."""
     try:

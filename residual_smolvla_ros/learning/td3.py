@@ -53,11 +53,11 @@ class TD3Config:
     tau: float = 0.005  # TD3
     policy_delay: int = 2  # TD3
     target_noise: float = 0.2  # in units of residual
-    residual_penalty: float = 0.0  # on the mean squared residual
+    residual_penalty: float = 0.1  # on the mean squared residual; at 0 it saturates early
     demo_share: float = 0.0  # of a batch; RLPD: 0.5
     replay_size: int = 100_000  # decisions
     learning_starts: int = 400  # decisions before the first gradient step
-    actor_starts: int = 800  # decisions before the actor's first one
+    actor_starts: int = 2000  # decisions before the actor's first one
 
     # What is in the replay must mean the same all the time.
     residual_ramp_steps: ClassVar[int] = 0

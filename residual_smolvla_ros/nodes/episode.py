@@ -78,6 +78,7 @@ class EpisodeNode(PipelineNode):
         write_run(self._output, {"seed": seed, "base_checkpoint": base})
         self._frames: list = []
         self._state = ""
+        self._hears_policy = False
 
         self._events = self.record_publisher("episode/event")
         self._active = self.create_publisher(Bool, "episode/active", LATCHED_QOS)
@@ -138,6 +139,9 @@ class EpisodeNode(PipelineNode):
         for topic, node in NEEDED_TOPICS.items():
             if not self.count_publishers(topic):
                 return f"the node {node} ({topic})"
+        if not self._hears_policy:
+            # Else a takeover in the first moments goes unnoticed: discovery takes up to seconds.
+            return "the node policy (intervention/active)"
         return ""
 
     def _on_scene_set(self) -> None:
@@ -163,6 +167,7 @@ class EpisodeNode(PipelineNode):
 
     def _on_intervention(self, message: Bool) -> None:
         self._session.person_drives = message.data
+        self._hears_policy = True
 
     def _on_frame(self, message: Image) -> None:
         if self._session.running and self._session.plan.spectator:

@@ -7,18 +7,13 @@ from residual_smolvla_ros.arguments import (
     Argument,
     ArgumentError,
     boolean,
+    count,
     number,
     parse_values,
     whole_number,
 )
 
 TRAIN_SUCCESS = "train-success"
-
-
-def _count(text: str) -> int:
-    if not whole_number(text):
-        raise ValueError("a whole number, 1 or more")
-    return int(text)
 
 
 def _positive(text: str) -> float:
@@ -37,8 +32,8 @@ ARGUMENTS = tuple(
         ("data", "", "folder of the dataset that frame_collector wrote", str),
         ("encoder", "", "local folder of a transformers vision model", str),
         ("output", "", "folder of the run; default: outputs/success-<date>-<time>", str),
-        ("steps", "5000", "training steps", _count),
-        ("batch_size", "16", "frames of a training step", _count),
+        ("steps", "5000", "training steps", count),
+        ("batch_size", "16", "frames of a training step", count),
         ("learning_rate", "0.0001", "learning rate", _positive),
         ("device", "cpu", "torch device to train on", str),
         ("cameras", "", "cameras to look at, as front,wrist; default: all", _names),

@@ -10,18 +10,13 @@ from residual_smolvla_ros.arguments import (
     Argument,
     ArgumentError,
     boolean,
+    count,
     parse_values,
     whole_number,
 )
 from residual_smolvla_ros.pipeline import environment, share_directory
 
 TRAIN = "train"
-
-
-def _count(text: str) -> int:
-    if not whole_number(text):
-        raise ValueError("a whole number, 1 or more")
-    return int(text)
 
 
 def _simulation(text: str) -> bool:
@@ -34,8 +29,8 @@ ARGUMENTS = tuple(
     Argument(name, default, text, parse, (TRAIN,))
     for name, default, text, parse in (
         ("sim", "true", "the simulated SO101; there is no other without ROS", _simulation),
-        ("num_envs", "20", "simulated arms that play side by side", _count),
-        ("workers", "1", "processes that share them", _count),
+        ("num_envs", "20", "simulated arms that play side by side", count),
+        ("workers", "1", "processes that share them", count),
         ("config", "", "parameter file; default: config/sim.yaml of the package", str),
         ("base_checkpoint", str(DEMO_CHECKPOINT), "folder of the frozen SmolVLA checkpoint", str),
         ("residual_checkpoint", "", "checkpoint or run folder to start from", str),
