@@ -10,7 +10,16 @@ from pathlib import Path
 
 # Small enough for a test: an update is two episodes of twelve steps.
 SETTINGS = {
-    "/**/learner": {"episodes_per_update": 2, "warmup_updates": 1, "hidden_sizes": [16, 16]},
+    "/**/learner": {
+        "episodes_per_update": 2,
+        "warmup_updates": 1,
+        "hidden_sizes": [16, 16],
+        "features": ["state", "base_action", "vision", "vision_age", "privileged"],
+        "critic_only": ["privileged"],
+        "vision_cameras": ["wrist"],
+        "vision_components": 4,
+        "vision_period_steps": 5,
+    },
     "/**/episode": {
         "max_steps": 12,
         "validation_episodes": 1,

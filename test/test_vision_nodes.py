@@ -1,24 +1,18 @@
 """Vision tokens in the pipeline: when images come, who waits for them, and how old they are."""
 
-import json
 import time
 
 import graph
 import numpy as np
 import pytest
-from robot_graph import Peer, isolated
-from std_msgs.msg import UInt8MultiArray
 
 from residual_smolvla_ros import image_period, pipeline
-from residual_smolvla_ros.learning.checkpoint import load_checkpoint, save_checkpoint
-from residual_smolvla_ros.nodes.common import RECORD_QOS
+from residual_smolvla_ros.learning.checkpoint import save_checkpoint
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
-from residual_smolvla_ros.records import STEP, unpack
 
-DOMAIN = 68
 PERIOD_NS = 33_333_333
 STATE = np.array([5.0, -60.0, 55.0, 60.0, -10.0, 20.0])
 VISION = {"features": ["state", "vision", "vision_age", "privileged"], "vision_period_steps": 4}
@@ -155,47 +149,3 @@ def test_a_period_that_is_none_is_refused_in_one_line(tmp_path):
 
 def test_the_period_that_no_config_names_is_the_residuals_own():
     assert ResidualConfig({"state": 6}, 6).vision_period_steps == image_period.VISION_PERIOD_STEPS
-
-
-# -- the real graph -------------------------------------------------------------------------
-
-
-class Listener(Peer):
-    """Hears of every control step."""
-
-    def __init__(self):
-        super().__init__("listener")
-        # A simulator with two publishers of commands would be driven by both.
-        self.node.destroy_publisher(self._commands)
-        self.steps: list[dict] = []
-        self.node.create_subscription(UInt8MultiArray, "policy/step", self._on_step, RECORD_QOS)
-
-    def _on_step(self, message: UInt8MultiArray) -> None:
-        self.steps.append(unpack(STEP, bytes(message.data)).metadata)
-
-
-def test_a_run_with_vision_learns_from_tokens_that_are_refreshed_in_lockstep(tmp_path):
-    learner = {"episodes_per_update": 1, "warmup_updates": 1, "hidden_sizes": [8]}
-    learner |= VISION | {"vision_components": 4, "critic_only": ["privileged"]}
-    # Rarer than tokens are due: images that the policy waits for come all the same.
-    arguments = {"episodes": 2, "eval_episodes": 0, "camera_period_steps": 8}
-    with isolated(DOMAIN):
-        output, config = tmp_path / "run", graph.write_config(tmp_path, learner=learner)
-        process = graph.start(DOMAIN, "finetune", output=output, config=config, **arguments)
-        listener = Listener()
-        try:
-            listener.until(lambda: len(listener.steps) == 26, "two episodes", 120)
-            text, _ = process.communicate(timeout=60)
-        finally:
-            listener.close()
-            graph.stop(process)
-    assert process.returncode == 0, text
-    ages = [round(step["token_age_ms"] * 30 / 1000) for step in listener.steps]
-    assert ages == 2 * (3 * [0, 1, 2, 3] + [4])  # the last one is the state at the time limit
-    updates = [json.loads(line) for line in (output / "updates.jsonl").open()]
-    assert [update["env_steps"] for update in updates] == [12, 24]
-    checkpoint = load_checkpoint(output)
-    assert checkpoint.config.critic_only == ("privileged",)
-    # Twelve steps are three decisions: two directions, the rest of the axes is zero.
-    axes = checkpoint.weights["normaliser.projection.axes"]
-    assert axes.any(dim=0).tolist() == [True, True, False, False]
