@@ -71,12 +71,12 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     Raises ArgumentError, ConfigError or CheckpointError with one line; nothing has been written
     then.
     """
-    config = _config_file(parse_arguments(mode, given))
+    config = config_path(parse_arguments(mode, given))
     in_file, devices = read_section(config)
     values = parse_arguments(mode, _arguments_of(mode, config, in_file) | given)
     checkpoint = Path(values["base_checkpoint"]).expanduser().resolve()
     plan_steps = chunk_steps(checkpoint)
-    output = _output_folder(mode, values)
+    output = output_folder(mode, values)
     residual = values["residual_checkpoint"]
     if residual and not Path(residual).expanduser().is_dir():
         raise CheckpointError(
@@ -265,7 +265,8 @@ def share_directory() -> Path:
     raise ArgumentError(f"expected the package's config folder, found none in {places}")
 
 
-def _config_file(values: dict) -> Path:
+def config_path(values: dict) -> Path:
+    """Return the parameter file of a run; raise ArgumentError if there is none."""
     text = values["config"]
     if not text:
         return share_directory() / "config" / ("sim.yaml" if values["sim"] else "so101.yaml")
@@ -275,14 +276,15 @@ def _config_file(values: dict) -> Path:
     return path
 
 
-def _output_folder(mode: str, values: dict) -> Path:
+def output_folder(mode: str, values: dict) -> Path:
+    """Return a run's folder; raise ArgumentError if it holds files, or no run to resume."""
     text = values["output"] or f"outputs/{mode}-{datetime.now():%Y%m%d-%H%M%S}"
     output = Path(text).expanduser().resolve()
     resume = values.get("resume", False)
     if resume and not (output / "checkpoints").is_dir():
         raise ArgumentError(f"resume: expected a run in output, found none in {output}")
-    if not resume and output.is_dir() and any(output.iterdir()):
-        hint = "; give resume:=true to go on with it" if mode == FINETUNE else ""
+    if not resume and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        hint = "; give resume:=true to go on with it" if "resume" in values else ""
         raise ArgumentError(
             f"output: expected a new or empty folder, found files in {output}{hint}"
         )

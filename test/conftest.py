@@ -37,7 +37,7 @@ def kinematics():
 
 @pytest.fixture(scope="session")
 def sim():
-    """A simulated SO101, one for all tests: a second one renders black images."""
+    """A simulated SO101, one for all tests: each takes 60 MB, and its renderer a second."""
     from residual_smolvla_ros.robots.simulation import SimulatedSO101
 
     simulator = SimulatedSO101()

@@ -46,18 +46,7 @@ class RunResults:
         self, plan: EpisodePlan, reason: str, success: bool, label: str, steps: int
     ) -> None:
         """Take an episode that ended; one without a label waits for it."""
-        outcome = Outcome(
-            episode=plan.episode,
-            phase=plan.phase,
-            index=plan.index,
-            seed=plan.seed,
-            weights_version=plan.weights_version,
-            steps=steps,
-            success=success,
-            episode_return=0.0,
-            reason=reason,
-            wall_s=0.0,
-        )
+        outcome = plan.outcome(steps, success, reason=reason)
         if label:
             self._close(outcome, label)
         else:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from residual_smolvla_ros.learning.optimiser_state import pack_optimiser, unpack_optimiser
 from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import TCP_SCALE, ResidualConfig
@@ -84,9 +85,7 @@ class Estimation:
             "estimator.wanted": self._wanted,
         }
         tensors |= {f"estimator.layers.{n}": v for n, v in self._layers.state_dict().items()}
-        for index, entry in self._optimiser.state_dict()["state"].items():
-            tensors |= {f"estimator.optimiser.{index}.{n}": v for n, v in entry.items()}
-        return tensors
+        return tensors | pack_optimiser(self._optimiser, "estimator.optimiser")
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take over what `state` returned."""
@@ -96,13 +95,7 @@ class Estimation:
         prefix = "estimator.layers."
         layers = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         self._layers.load_state_dict(layers)
-        optimiser = self._optimiser.state_dict()
-        optimiser["state"] = {}
-        prefix = "estimator.optimiser."
-        for key in (key for key in state if key.startswith(prefix)):
-            index, name = key.removeprefix(prefix).split(".")
-            optimiser["state"].setdefault(int(index), {})[name] = state[key].clone()
-        self._optimiser.load_state_dict(optimiser)
+        unpack_optimiser(self._optimiser, state, "estimator.optimiser")
 
 
 def targets(episode: Episode, config: ResidualConfig) -> tuple[torch.Tensor, torch.Tensor] | None:

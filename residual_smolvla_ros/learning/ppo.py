@@ -8,6 +8,7 @@ import torch
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.estimation import Estimation
 from residual_smolvla_ros.learning.moments import Moments
+from residual_smolvla_ros.learning.optimiser_state import pack_optimiser, unpack_optimiser
 from residual_smolvla_ros.learning.ppo_update import make_optimiser, update
 from residual_smolvla_ros.learning.rollout import Batch, Episode, discounted_sums, make_batch
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
@@ -159,27 +160,19 @@ class PPO:
         if self._config.learning_rate_schedule == "adaptive":
             rate = self._optimiser.param_groups[0]["lr"]
             tensors["actor_learning_rate"] = torch.tensor(rate, dtype=torch.float64)
-        for index, entry in self._optimiser.state_dict()["state"].items():
-            for name, value in entry.items():
-                tensors[f"optimiser.{index}.{name}"] = value
+        tensors |= pack_optimiser(self._optimiser, "optimiser")
         if self._estimation:
             tensors |= self._estimation.state()
         return tensors | self._returns.state("returns") | self._inputs.state("inputs")
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take over what `state` returned, now or in an earlier version of the package."""
-        optimiser = self._optimiser.state_dict()
-        optimiser["state"] = {}
-        for key, value in state.items():
-            if key.startswith("optimiser."):
-                _, index, name = key.split(".")
-                optimiser["state"].setdefault(int(index), {})[name] = value.clone()
+        self._generator.set_state(state["generator"])
+        unpack_optimiser(self._optimiser, state, "optimiser")
         if self._config.learning_rate_schedule == "adaptive" and "actor_learning_rate" in state:
-            optimiser["param_groups"][0]["lr"] = float(state["actor_learning_rate"])
+            self._optimiser.param_groups[0]["lr"] = float(state["actor_learning_rate"])
         if self._estimation:
             self._estimation.load_state(state)
-        self._generator.set_state(state["generator"])
-        self._optimiser.load_state_dict(optimiser)
         self._returns = Moments.from_state(state, "returns")
         self._inputs = Moments.from_state(state, "inputs")
 

@@ -41,6 +41,30 @@ class EpisodePlan:
         """Whether the learner takes this episode."""
         return self.phase in TRAINING_PHASES
 
+    def outcome(
+        self,
+        steps: int,
+        success: bool,
+        episode_return: float = 0.0,
+        reason: str = "",
+        wall_s: float = 0.0,
+        **more,
+    ) -> "Outcome":
+        """Return the outcome of the episode; `more` are further fields of it."""
+        return Outcome(
+            episode=self.episode,
+            phase=self.phase,
+            index=self.index,
+            seed=self.seed,
+            weights_version=self.weights_version,
+            steps=steps,
+            success=success,
+            episode_return=episode_return,
+            reason=reason,
+            wall_s=wall_s,
+            **more,
+        )
+
     def to_json(self) -> str:
         """Return the plan as JSON."""
         return json.dumps(dataclasses.asdict(self))
@@ -198,7 +222,7 @@ class Schedule:
             if (plan.phase, plan.weights_version) != (first.phase, first.weights_version):
                 break
             plans.append(plan)
-            ahead.record(_unplayed(plan))
+            ahead.record(plan.outcome(steps=0, success=False))
         return plans
 
     def _training_plan(self) -> EpisodePlan:
@@ -264,18 +288,3 @@ class Schedule:
             max_steps=self.max_steps,
             **settings,
         )
-
-
-def _unplayed(plan: EpisodePlan) -> Outcome:
-    return Outcome(
-        episode=plan.episode,
-        phase=plan.phase,
-        index=plan.index,
-        seed=plan.seed,
-        weights_version=plan.weights_version,
-        steps=0,
-        success=False,
-        episode_return=0.0,
-        reason="",
-        wall_s=0.0,
-    )

@@ -160,12 +160,7 @@ class Session:
     def _close(self, reason: str, label: str) -> None:
         """Keep the outcome."""
         plan, tally = self.plan, self._tally
-        outcome = Outcome(
-            episode=plan.episode,
-            phase=plan.phase,
-            index=plan.index,
-            seed=plan.seed,
-            weights_version=plan.weights_version,
+        outcome = plan.outcome(
             steps=tally.steps,
             success=label == SUCCESS,
             episode_return=tally.episode_return,

@@ -16,6 +16,7 @@ from torch import nn
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.critics import Critics, bellman_target
 from residual_smolvla_ros.learning.estimation import Estimation
+from residual_smolvla_ros.learning.optimiser_state import pack_optimiser, unpack_optimiser
 from residual_smolvla_ros.learning.replay import (
     Replay,
     Sample,
@@ -261,8 +262,7 @@ class TD3:
         for part, module in self._modules().items():
             tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
         for part, optimiser in self._optimisers().items():
-            for index, entry in optimiser.state_dict()["state"].items():
-                tensors |= {f"{part}.{index}.{name}": value for name, value in entry.items()}
+            tensors |= pack_optimiser(optimiser, part)
         if self._estimation:
             tensors |= self._estimation.state()
         return tensors
@@ -282,7 +282,7 @@ class TD3:
         for part, module in self._modules().items():
             module.load_state_dict(parts[part])
         for part, optimiser in self._optimisers().items():
-            _load_optimiser(optimiser, parts.get(part, {}))
+            unpack_optimiser(optimiser, state, part)
         self._generator.set_state(state["generator"])
         self.decisions, self._steps = int(state["decisions"]), int(state["steps"])
         self._owed = float(state["owed"])
@@ -295,7 +295,7 @@ class TD3:
         self.network.actor.load_state_dict(_split(weights)["actor"])
         parts = _split(state)
         self._target_actor.load_state_dict(parts["target_actor"])
-        _load_optimiser(self._actor_optimiser, parts.get("actor_optimiser", {}))
+        unpack_optimiser(self._actor_optimiser, state, "actor_optimiser")
 
     def _modules(self) -> dict[str, nn.Module]:
         return {
@@ -340,11 +340,3 @@ def _split(state: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]
         part, _, name = key.partition(".")
         parts.setdefault(part, {})[name] = value
     return parts
-
-
-def _load_optimiser(optimiser: torch.optim.Optimizer, entries: dict[str, torch.Tensor]) -> None:
-    state = optimiser.state_dict() | {"state": {}}
-    for key, value in entries.items():
-        index, name = key.split(".")
-        state["state"].setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict(state)

@@ -68,6 +68,11 @@ class ResidualSmolVLAPolicy:
 
         Raises ValueError if they do not fit `config` or the base.
         """
+        if self.network is not None and self.network.config == config:
+            # Within a control step: nothing is made anew.
+            self._load(self.network, weights)
+            self.version = version
+            return
         if config.action_size != self.base.action_size:
             raise ValueError(
                 f"residual weights: expected an action of {self.base.action_size}, "
@@ -76,17 +81,8 @@ class ResidualSmolVLAPolicy:
         if config.needs_kinematics and self._kinematics is None:
             raise ValueError("residual weights: expected kinematics of the robot, found none")
         reducer = TokenReducer(config, self.base.cameras) if config.needs_tokens else None
-        known = self.network is not None and self.network.config == config
-        # Making one anew takes too long for a control step.
-        network = self.network if known else ResidualActorCritic(config)
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"residual weights: expected {config.feature_size} features "
-                f"({', '.join(config.features)}), found other weights: "
-                f"{str(error).strip().splitlines()[-1].strip()}"
-            ) from None
+        network = ResidualActorCritic(config)
+        self._load(network, weights)
         if config.action_space == "gripper":
             self._space = GripperSpace(config, self._kinematics)
         else:
@@ -94,6 +90,17 @@ class ResidualSmolVLAPolicy:
         self._reducer = reducer
         self.network = network.eval().requires_grad_(False)
         self.version = version
+
+    @staticmethod
+    def _load(network: ResidualActorCritic, weights: dict[str, torch.Tensor]) -> None:
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"residual weights: expected {network.config.feature_size} features "
+                f"({', '.join(network.config.features)}), found other weights: "
+                f"{str(error).strip().splitlines()[-1].strip()}"
+            ) from None
 
     def begin_episode(
         self, seed: int, max_steps: int, use_residual: bool = True, explore: bool = True

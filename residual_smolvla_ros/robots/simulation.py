@@ -59,8 +59,7 @@ class SimulatorState:
 class SimulatedSO101:
     """Step LeRobot's simulated SO101 at 30 Hz; render only when asked.
 
-    Made `like` another one, it shares that one's compiled model and OpenGL context, which a
-    process can have one of; close that one last.
+    Made `like` another one, it shares that one's compiled model and renderer; close that one last.
     """
 
     joint_names = JOINT_NAMES

@@ -28,7 +28,6 @@ class Played:
     success: bool
     episode_return: float
     terms: dict[str, float]
-    token_age: float  # mean age of the vision tokens in control steps, nan without
     frames: list[np.ndarray]  # what a spectator saw, where the plan asks for it
 
     @property
@@ -67,7 +66,6 @@ class Arm:
         self._steps = 0
         self._return = 0.0
         self._terms = dict.fromkeys(self._reward.names, 0.0)
-        self._ages: list[int] = []
         self._frames: list[np.ndarray] = []
         self._look()
 
@@ -95,7 +93,6 @@ class Arm:
         tick, position = self._steps, lerobot_to_rad(step.command)
         self._sim.step(position)
         self._steps += 1
-        self._ages.append(step.token_age)
         environment = self._look()
         shares = self._reward(
             Transition(
@@ -160,6 +157,5 @@ class Arm:
             success=self.success,
             episode_return=self._return,
             terms={name: round(share, 6) for name, share in self._terms.items()},
-            token_age=float(np.mean(self._ages)) if min(self._ages) >= 0 else float("nan"),
             frames=self._frames,
         )

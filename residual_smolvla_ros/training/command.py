@@ -2,19 +2,17 @@
 
 import os
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from residual_smolvla_ros.arguments import (
     DEMO_CHECKPOINT,
     Argument,
-    ArgumentError,
     boolean,
     count,
     parse_values,
     whole_number,
 )
-from residual_smolvla_ros.pipeline import environment, share_directory
+from residual_smolvla_ros.pipeline import config_path, environment, output_folder
 
 TRAIN = "train"
 
@@ -52,7 +50,7 @@ def run(given: dict[str, str]) -> int:
     Raises ValueError with one line for what cannot work, before anything is written.
     """
     values = parse_values(ARGUMENTS, given)
-    output, config = _output(values), _config(values["config"])
+    output, config = output_folder(TRAIN, values), config_path(values)
     os.environ.update(environment())  # the renderer's choice, before it is loaded
     # Only now: a wrong argument is refused at once, without seconds of imports.
     import torch
@@ -99,23 +97,3 @@ def run(given: dict[str, str]) -> int:
     print(format_table(write_report(output)))
     print(f"report: {output / 'report.html'}")
     return 0
-
-
-def _config(text: str) -> Path:
-    path = Path(text).expanduser().resolve() if text else share_directory() / "config" / "sim.yaml"
-    if not path.is_file():
-        raise ArgumentError(f"config: expected a parameter file, found no such file: {text}")
-    return path
-
-
-def _output(values: dict) -> Path:
-    text = values["output"] or f"outputs/train-{datetime.now():%Y%m%d-%H%M%S}"
-    output = Path(text).expanduser().resolve()
-    if values["resume"] and not (output / "checkpoints").is_dir():
-        raise ArgumentError(f"resume: expected a run in output, found none in {output}")
-    if not values["resume"] and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ArgumentError(
-            f"output: expected a new or empty folder, found files in {output}; give resume:=true "
-            "to go on with it"
-        )
-    return output

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from residual_smolvla_ros.learning.run import LearnerRun
-from residual_smolvla_ros.learning.schedule import Outcome, Schedule
+from residual_smolvla_ros.learning.schedule import Schedule
 from residual_smolvla_ros.reporting.results import (
     append_outcome,
     last_episode,
@@ -61,12 +61,7 @@ class Trainer:
 
     def _keep(self, played: Played) -> None:
         plan = played.plan
-        outcome = Outcome(
-            episode=plan.episode,
-            phase=plan.phase,
-            index=plan.index,
-            seed=plan.seed,
-            weights_version=plan.weights_version,
+        outcome = plan.outcome(
             steps=played.steps,
             success=played.success,
             episode_return=played.episode_return,
