@@ -52,8 +52,10 @@ def config(tmp_path, servos, cameras):
     pipeline = {"sim": False, "base_checkpoint": str(DEMO_CHECKPOINT), "eval_episodes": 0,
                 "reset_time_s": 0.5, "robot": robot}  # fmt: skip
     bridge = {"home": [0.0, -1.0, 1.0, 1.0, 0.0, 0.5], "home_velocity": 2.0}
-    learner = {"features": ["state", "base_action", "chunk_position"], "episodes_per_update": 1}
-    learner = graph.SETTINGS["/**/learner"] | learner
+    # Vision tokens are encoded beside the control loop here.
+    learner = graph.SETTINGS["/**/learner"] | {"episodes_per_update": 1, "critic_only": [""]}
+    learner["features"] = ["state", "velocity", "base_action", "chunk_position", "vision",
+                           "vision_age"]  # fmt: skip
     episode = {"validation_every": 0}
     terms = {"success": {"weight": 2}, "clipped": {"weight": -0.1}, "load": {"weight": -0.1}}
     return graph.write_config(
