@@ -34,6 +34,16 @@ def test_termination_cuts_the_return():
     assert batch.returns.tolist() == pytest.approx(np.add(TERMINATED, VALUES))
 
 
+@pytest.mark.parametrize(("timed_out", "advantages"), [(True, TERMINATED), (False, TRUNCATED)])
+def test_a_time_limit_that_is_part_of_the_task_cuts_the_return_and_a_stop_does_not(
+    timed_out, advantages
+):
+    episode = make_episode(final=[0.5, 1.5])
+    episode.timed_out = timed_out
+    batch = make_batch([episode], lambda x: x.sum(-1), 0.5, 0.5, time_limit_ends=True)
+    assert batch.advantages.tolist() == pytest.approx(advantages)
+
+
 def test_truncation_is_bootstrapped_by_the_value_of_the_final_features():
     batch = batch_of(make_episode(final=[0.5, 1.5]))
     assert batch.advantages.tolist() == pytest.approx(TRUNCATED)

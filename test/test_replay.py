@@ -58,6 +58,15 @@ def test_n_step_returns_by_hand_of_an_episode_that_was_truncated():
     ]
 
 
+@pytest.mark.parametrize("interventions", [None, [False, False, True]], ids=["policy", "person"])
+def test_nothing_follows_a_time_limit_that_is_part_of_the_task(interventions):
+    episode = play([1.0, 2.0, 4.0], final=9.0, interventions=interventions)
+    episode.timed_out = True
+    rows = policy_transitions(episode, GAMMA, N_STEP, CLIP, time_limit_ends=True)
+    rows += person_transitions(episode, GAMMA, N_STEP, CLIP, 1, time_limit_ends=True)
+    assert table(rows[-1])[-1] == (2.0, 0.25, 4.0, 0.0, 2.0)
+
+
 def test_a_residual_is_kept_as_it_was_executed():
     (rows,) = policy_transitions(play([0.0, 0.0], residuals=[3.0, -3.0]), GAMMA, N_STEP, CLIP)
     assert rows.residuals[:, 0].tolist() == [CLIP, -CLIP]

@@ -12,8 +12,8 @@ from residual_smolvla_ros.records import DISCARD, SUCCESS, Record
 class EpisodeEnd:
     """How an episode closed. `wanted` is false where the learner is not to have it.
 
-    `open` ones wait for a person's label; with `judged`, the last step's reward is the one that
-    was given for that label.
+    `timed_out` ones are truncated by the time limit, others by a person. `open` ones wait for a
+    person's label; with `judged`, the last step's reward is the one that was given for that label.
     """
 
     episode: int
@@ -24,6 +24,7 @@ class EpisodeEnd:
     wanted: bool = True
     open: bool = False
     judged: str = ""
+    timed_out: bool = False
 
     def labelled(self, label: str) -> "EpisodeEnd":
         """Return the end of an open episode with its label."""
@@ -153,6 +154,7 @@ class EpisodeAssembler:
             episode.weights_version = record.metadata["weights_version"]
         if stamps and (cut or end.truncated):
             episode.final_features = following["features"]
+            episode.timed_out = end.timed_out and not cut
         return episode, end.steps - len(stamps)
 
     def _forget(self, end: EpisodeEnd) -> None:

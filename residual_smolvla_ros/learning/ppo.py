@@ -53,6 +53,7 @@ class PPOConfig:
     feature_normalisation: str = "warmup"
     residual_penalty: float = 0.0  # on the mean squared residual
     residual_ramp_steps: int = 0  # control steps over which the residual's gain grows from 0 to 1
+    time_limit_ends: bool = False  # the return; else the critic's value follows
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -101,8 +102,9 @@ class PPO:
             # One scale for the whole update: returns of an update are of one kind.
             returns = returns.merged(discounted_sums(episodes, self._config.gamma))
             scale = float(1.0 / (returns.variance + 1e-8).sqrt())
+        config = self._config
         batch = make_batch(
-            episodes, self._value, self._config.gamma, self._config.gae_lambda, scale
+            episodes, self._value, config.gamma, config.gae_lambda, scale, config.time_limit_ends
         )
         before = copy.deepcopy((self.network.state_dict(), self.state()))
         first = not self.network.normaliser.is_fitted

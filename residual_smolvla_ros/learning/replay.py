@@ -51,15 +51,15 @@ class _Run:
 
 
 def policy_transitions(
-    episode: Episode, gamma: float, n_step: int, residual_clip: float
+    episode: Episode, gamma: float, n_step: int, residual_clip: float, time_limit_ends: bool = False
 ) -> list[Transitions]:
     """Return the transitions of each run of decisions that the policy made in an episode.
 
     Residuals are clipped, as they were executed. A run ends where a person takes over, as at a
-    time limit.
+    stop; with `time_limit_ends` nothing follows the time limit.
     """
     runs = []
-    for rows, after in episode.segments():
+    for rows, after in episode.segments(time_limit_ends):
         residuals = [np.clip(r, -residual_clip, residual_clip) for r in episode.residuals[rows]]
         run = _Run(episode.features[rows], residuals, episode.rewards[rows], after, person=False)
         runs.append(_transitions(run, gamma, n_step, residual_clip))
@@ -67,7 +67,12 @@ def policy_transitions(
 
 
 def person_transitions(
-    episode: Episode, gamma: float, n_step: int, residual_clip: float, hold_steps: int
+    episode: Episode,
+    gamma: float,
+    n_step: int,
+    residual_clip: float,
+    hold_steps: int,
+    time_limit_ends: bool = False,
 ) -> list[Transitions]:
     """Return the transitions of each run in which a person drove.
 
@@ -78,12 +83,11 @@ def person_transitions(
     runs = []
     for start, stop in _interventions(episode):
         blocks = [range(i, min(i + hold_steps, stop)) for i in range(start, stop, hold_steps)]
-        ended = stop == len(episode.features)
         run = _Run(
             [episode.features[block[0]] for block in blocks],
             [np.mean([episode.residuals[i] for i in block], axis=0) for block in blocks],
             [sum(episode.rewards[i] for i in block) for block in blocks],
-            episode.final_features if ended else episode.features[stop],
+            episode.following(stop, time_limit_ends),
             person=True,
         )
         runs.append(_transitions(run, gamma, n_step, residual_clip))

@@ -12,7 +12,8 @@ class Episode:
 
     A decision spans the steps for which its residual was held; it earns their summed reward.
     `final_features` are those of the state after the last step, set when the episode was
-    truncated: the return there is the critic's value, not zero. `commands` and `executed` hold,
+    truncated: the return there is the critic's value, not zero. `timed_out` says that the time
+    limit truncated it: to the task that may be an end. `commands` and `executed` hold,
     for each control step of a robot that reports it, what the policy sent and what the robot's
     safety filter made of it, in LeRobot's units. `interventions` marks the decisions in which a
     person drove: PPO does not learn from them.
@@ -29,6 +30,7 @@ class Episode:
     steps: int = 0
     intervened_steps: int = 0
     final_features: np.ndarray | None = None
+    timed_out: bool = False
     weights_version: int = 0
     success: bool = False
 
@@ -56,21 +58,27 @@ class Episode:
         self.steps += 1
         self.intervened_steps += intervention
 
-    def segments(self) -> list[tuple[slice, np.ndarray | None]]:
+    def following(self, index: int, time_limit_ends: bool = False) -> np.ndarray | None:
+        """Return the features before decision `index`, or after the last one, if any follow.
+
+        With `time_limit_ends` none follow the time limit.
+        """
+        if index < len(self.features):
+            return self.features[index]
+        return None if self.timed_out and time_limit_ends else self.final_features
+
+    def segments(self, time_limit_ends: bool = False) -> list[tuple[slice, np.ndarray | None]]:
         """Return the runs of decisions that the policy made, and the features that follow each.
 
-        The state in which a person took over cuts a run as a time limit does: what the person
-        earned from there is not the policy's. After a run that ended with the episode come
-        `final_features`.
+        The state in which a person took over cuts a run as a stop does: what the person earned
+        from there is not the policy's.
         """
         runs, start = [], None
         for index, intervened in enumerate([*self.interventions, True]):
             if not intervened and start is None:
                 start = index
             elif intervened and start is not None:
-                ended = index == len(self.features)
-                after = self.final_features if ended else self.features[index]
-                runs.append((slice(start, index), after))
+                runs.append((slice(start, index), self.following(index, time_limit_ends)))
                 start = None
         return runs
 
@@ -157,14 +165,20 @@ def discounted_sums(episodes: list[Episode], gamma: float) -> torch.Tensor:
 
 
 def make_batch(
-    episodes: list[Episode], value_function, gamma: float, lam: float, reward_scale: float = 1.0
+    episodes: list[Episode],
+    value_function,
+    gamma: float,
+    lam: float,
+    reward_scale: float = 1.0,
+    time_limit_ends: bool = False,
 ) -> Batch:
     """Join episodes into a batch with advantages and returns, of rewards times `reward_scale`.
 
-    `value_function` maps features (n, size) to values (n,): it bootstraps truncated episodes.
+    `value_function` maps features (n, size) to values (n,): it bootstraps truncated episodes, with
+    `time_limit_ends` not those that reached the time limit.
     Raises ValueError if there is no decision, or a number that is not finite.
     """
-    segments = [(e, rows, after) for e in episodes for rows, after in e.segments()]
+    segments = [(e, rows, after) for e in episodes for rows, after in e.segments(time_limit_ends)]
     if not segments:
         raise ValueError("rollout: expected at least one decision, found none")
     last_values = _last_values([after for _, _, after in segments], value_function)

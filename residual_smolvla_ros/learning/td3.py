@@ -59,6 +59,7 @@ class TD3Config:
     replay_size: int = 100_000  # decisions
     learning_starts: int = 400  # decisions before the first gradient step
     actor_starts: int = 2000  # decisions before the actor's first one
+    time_limit_ends: bool = False  # the return; else the critics' value follows
 
     # What is in the replay must mean the same all the time.
     residual_ramp_steps: ClassVar[int] = 0
@@ -148,8 +149,9 @@ class TD3:
         config, residual = self._config, self._residual
         for episode in episodes:
             settings = (config.gamma, config.n_step, residual.residual_clip)
-            own = policy_transitions(episode, *settings)
-            person = person_transitions(episode, *settings, residual.hold_steps)
+            ends = config.time_limit_ends
+            own = policy_transitions(episode, *settings, ends)
+            person = person_transitions(episode, *settings, residual.hold_steps, ends)
             shown = own + person if episode.success and not self.actor_learns else person
             stored += [(OWN, rows) for rows in own + person]
             stored += [(DEMONSTRATIONS, rows) for rows in shown]

@@ -96,6 +96,7 @@ class LearnerNode(PipelineNode):
             success=record.metadata["success"],
             wanted=plan.is_training and record.metadata["label"] != DISCARD,
             open=not record.metadata["label"],
+            timed_out=record.metadata["reason"] == "truncated",
         )
         self._assembler.add_end(end)
         self._take_episodes()

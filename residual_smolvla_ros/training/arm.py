@@ -149,6 +149,7 @@ class Arm:
         """Return how the episode went."""
         if not self.success and not self._cut:
             self._episode.final_features = self.policy.features(self._state, self._extra)
+            self._episode.timed_out = True
         self._episode.success = self.success
         return Played(
             plan=self._plan,
