@@ -118,6 +118,19 @@ def test_a_residual_in_gripper_space_moves_the_tool(make_policy, everything, kin
     assert opened == pytest.approx(expected[4], rel=1e-4)
 
 
+def test_a_persons_command_is_told_as_the_residual_that_would_have_given_it(
+    make_policy, any_space, images
+):
+    """Off-policy, a person's steps are demonstrations: but only where their residual is known."""
+    step = play(make_policy(any_space), images, 1, explore=False)[0]
+    person = make_policy(any_space)
+    person.begin_episode(seed=1, max_steps=60)
+    person.plan(images, STATE)
+    led = person.follow(step.command, STATE, EXTRA)
+    assert np.abs(step.residual).min() > 0
+    np.testing.assert_allclose(led.residual, step.residual, rtol=1e-3, atol=1e-5)
+
+
 def test_a_huge_residual_is_clipped_in_the_command_and_kept_as_sampled(
     make_policy, config, base, images
 ):

@@ -40,6 +40,10 @@ class JointSpace:
         """Return what a clipped residual adds to the command, in LeRobot's units."""
         return residual * self._scale
 
+    def residual(self, correction: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Return the residual, not clipped, whose correction this is."""
+        return correction / self._scale
+
 
 class GripperSpace:
     """Move the gripper by `action_scale` times GRIPPER_UNITS a unit, seen from the base."""
@@ -57,3 +61,11 @@ class GripperSpace:
         change = self._kinematics.joint_step(joints, step[:3], step[3])
         change[-1] += step[4]
         return self._kinematics.to_lerobot_change(change)
+
+    def residual(self, correction: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Return the residual, not clipped, whose correction comes closest (least squares).
+
+        Five numbers cannot express every change of six joints.
+        """
+        each = [self.correction(one, state) for one in np.eye(len(self._units))]
+        return np.linalg.lstsq(np.stack(each, axis=1), correction, rcond=None)[0]

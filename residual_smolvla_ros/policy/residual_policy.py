@@ -215,10 +215,17 @@ class ResidualSmolVLAPolicy:
     ) -> PolicyStep:
         """Return a step in which a person's command (joints,), in LeRobot's units, is sent.
 
-        Its features are those that the policy would have seen, with the plan so far.
+        Its features are those that the policy would have seen, with the plan so far; its residual
+        is the one that comes closest to what the person added to the plan.
         """
-        features = self.features(state, extra)
-        step = self._without_residual(features, self._planned(), command, decision=True)
+        features, base = self.features(state, extra), self._planned()
+        correction = command - self.base.unnormalise_action(base)
+        residual = self._space.residual(correction, state).astype(np.float32)
+        step = replace(
+            self._without_residual(features, base, command, decision=True),
+            residual=residual,
+            correction=correction,
+        )
         self._held = None
         self._chunk_index = min(self._chunk_index + 1, len(self._chunk))
         self._advance()
