@@ -7,3 +7,7 @@ class CheckpointError(ValueError):
 
 class ConfigError(ValueError):
     """A parameter or a file that configures something is not what it must be."""
+
+
+class BagError(ValueError):
+    """A bag is missing, is not what was expected, or does not hold what was asked for."""

@@ -1,0 +1,1 @@
+"""Sessions as bags: written, read, checked and turned into datasets, without ROS."""
