@@ -16,12 +16,12 @@ class RslRl(Rollouts):
     name = "rsl_rl"
     schedule = "fixed"
 
-    def __init__(self, env, network, config, seed, first_scene):
+    def __init__(self, env, network, config, seed, first_scene, steps):
         from rsl_rl.algorithms import PPO
         from rsl_rl.models import MLPModel
         from rsl_rl.storage import RolloutStorage
 
-        super().__init__(env, network, first_scene)
+        super().__init__(env, network, config, first_scene, steps)
         torch.manual_seed(seed)
         self._observations = self._dictionary(self.reset())
         residual, size = network.config, network.config.residual_size
@@ -65,6 +65,8 @@ class RslRl(Rollouts):
     def iterate(self) -> int:
         """Collect a batch and update; return the control steps of it."""
         before = self.steps
+        if self.schedule == "fixed":
+            self._ppo.optimizer.param_groups[0]["lr"] = self.learning_rate
         with torch.inference_mode():
             for _ in range(self.decisions):
                 actions = self._ppo.act(self._observations)

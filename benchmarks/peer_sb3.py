@@ -16,17 +16,17 @@ class StableBaselines(Rollouts):
 
     name = "Stable-Baselines3"
 
-    def __init__(self, env, network, config, seed, first_scene):
+    def __init__(self, env, network, config, seed, first_scene, steps):
         from stable_baselines3 import PPO
         from stable_baselines3.common.logger import configure
 
-        super().__init__(env, network, first_scene)
+        super().__init__(env, network, config, first_scene, steps)
         rows = self.decisions * env.num_envs
         hidden = list(network.config.hidden_sizes)
         self._ppo = PPO(
             "MlpPolicy",
             _vec_env(self),
-            learning_rate=config.actor_learning_rate,
+            learning_rate=lambda _: self.learning_rate,
             n_steps=self.decisions,
             batch_size=min(config.minibatch_size, rows),
             n_epochs=config.epochs,

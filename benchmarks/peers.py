@@ -3,10 +3,11 @@
     uv pip install --target peers --no-deps stable-baselines3 rsl-rl-lib tensordict pyvers orjson
     PYTHONPATH=peers python benchmarks/peers.py --seeds 0 1 2 3 4 --total-steps 400000
 
-They learn in ResidualVectorEnv; features are normalised by the statistics of as many zero-residual
-episodes as our critic's warm-up has. Evaluated as ours: the same scenes and flow noise, played in
-the same code, without exploration. Writes results/success_<peer>.json after each seed, as
-success.py does; a seed whose steps are there already is not trained again.
+They learn in ResidualVectorEnv, with our learning-rate schedule and our meaning of the time limit;
+features are normalised by the statistics of as many zero-residual episodes as our critic's warm-up
+has. Evaluated as ours: the same scenes and flow noise, played in the same code, without
+exploration. Writes results/success_<peer>.json after each seed, as success.py does; a seed whose
+steps are there already is not trained again.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def train(bench: Bench, kind: type, seed: int, total_steps: int) -> dict:
     features = np.concatenate([one.episode.features for one in played])
     network.normaliser.fit(torch.from_numpy(features))
     steps = sum(one.steps for one in played)
-    peer = kind(bench.env, network, learner.config, seed, first_scene + warmup)
+    peer = kind(bench.env, network, learner.config, seed, first_scene + warmup, steps)
     spent, curve = time.perf_counter() - start, []
     for update in itertools.count():
         if update % schedule.validation_every == 0:
