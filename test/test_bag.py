@@ -14,6 +14,7 @@ from residual_smolvla_ros.errors import BagError
 from residual_smolvla_ros.recording.bag_reader import Bag, Message
 from residual_smolvla_ros.recording.bag_writer import BagWriter, typestore
 
+JOINTS = "sensor_msgs/msg/JointState"
 STRING, BLOB = "std_msgs/msg/String", "std_msgs/msg/UInt8MultiArray"
 LATCHED = Qos(
     QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL,
@@ -185,3 +186,25 @@ def test_what_is_no_bag_is_refused_with_one_line(tmp_path, make, found):
 def test_bytes_that_are_no_such_message_are_refused(bag):
     with Bag(bag) as opened, pytest.raises(BagError, match="task: expected a std_msgs/msg/String"):
         opened.decode(Message("task", STRING, b"\0\1\0\0\xff\0\0\0", 0))
+
+
+def test_bytes_that_rclpy_leaves_behind_empty_arrays_are_no_other_message(bag):
+    header = typestore().types["std_msgs/msg/Header"](
+        stamp=typestore().types["builtin_interfaces/msg/Time"](sec=1, nanosec=0), frame_id=""
+    )
+    none = np.empty(0)
+    state = typestore().types[JOINTS](header, ["pan"], np.array([0.5]), none, none)
+    data = bytes(typestore().serialize_cdr(state, JOINTS))
+    with Bag(bag) as opened:
+        decoded = opened.decode(Message("joint_states", JOINTS, data + b"rest" * 2, 0))
+        assert (decoded.name, decoded.position.tolist()) == (["pan"], [0.5])
+        with pytest.raises(BagError, match="CDR message size mismatch"):
+            opened.decode(Message("joint_states", JOINTS, data + b"rest" * 3, 0))
+
+
+def test_topics_below_the_namespace_of_a_session_go_by_their_relative_names(tmp_path):
+    names = ["/arm/session", "/arm/policy/step", "/diagnostics", "/other/task"]
+    write(tmp_path / "bag", [Message(n, STRING, text(n), i) for i, n in enumerate(names)]).close()
+    with Bag(tmp_path / "bag") as opened:
+        assert list(opened.topics) == ["session", "policy/step", "/diagnostics", "/other/task"]
+        assert [m.topic for m in opened.messages(["policy/step"])] == ["policy/step"]

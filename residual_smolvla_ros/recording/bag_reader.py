@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rosbags.interfaces import Connection, MessageDefinitionFormat, Qos
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.serde import SerdeError
@@ -15,6 +16,10 @@ from residual_smolvla_ros.recording.bag_writer import TRUNCATED, typestore
 from residual_smolvla_ros.recording.mcap_end import MendedFile, is_closed, whole_part
 
 FILES = (".mcap", ".db3")
+MAX_EXTRA = 64
+SESSION = "session"
+# Of all of ROS, whatever the namespace of a pipeline.
+GLOBAL = ("/clock", "/diagnostics", "/parameter_events", "/rosout", "/tf", "/tf_static")
 # What rosbags raises on files that are not what their name says.
 _BAD_FILE = (ReaderError, ValueError, TypeError, LookupError, OSError, sqlite3.Error)
 
@@ -34,7 +39,9 @@ class Bag:
 
     `topics` maps a topic to its kind, `counts` to its number of messages, `qos` to what its
     publisher offered, if the bag says so. `truncated` says why the bag ends early, "" if it is
-    whole. `start` and `end` are the first and last log time in ns.
+    whole. `start` and `end` are the first and last log time in ns. Names below the namespace of
+    the topic `session` are relative to it, as a pipeline's nodes know them; where there is no
+    such topic, names are as they stand in the bag.
     """
 
     def __init__(self, path: Path):
@@ -50,12 +57,13 @@ class Bag:
         if not self._reader.message_count:
             self.close()
             raise self._error("expected messages, found an empty bag")
+        self.namespace = self._find_namespace()
         self._connections: dict[str, Connection] = {}
+        self.counts: dict[str, int] = {}
         self._collect()
         custom = self._reader.storage.metadata.custom or {}
         self.truncated = self.truncated or custom.get(TRUNCATED, "")
         self.topics = {name: c.msgtype for name, c in self._connections.items()}
-        self.counts = {name: info.msgcount for name, info in self._reader.topics.items()}
         self.start, self.end = self._reader.start_time, self._reader.end_time - 1
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[Message]:
@@ -71,7 +79,7 @@ class Bag:
             )
         for name in sorted(names):
             self._check_definition(self._connections[name])
-        chosen = [c for c in self._reader.connections if c.topic in names]
+        chosen = [c for c in self._reader.connections if self._name(c) in names]
         return self._read(chosen) if chosen else iter(())
 
     def decode(self, message: Message):
@@ -79,12 +87,20 @@ class Bag:
 
         Raises BagError if the bytes are not such a message.
         """
-        try:
-            return typestore().deserialize_cdr(message.data, message.kind)
-        except (SerdeError, LookupError) as error:
-            raise self._error(
-                f"{message.topic}: expected a {message.kind}, found {_line(error)}"
-            ) from None
+        problem: Exception | None = None
+        # rclpy leaves 4 bytes too many for each empty array of doubles.
+        for extra in range(0, min(MAX_EXTRA, len(message.data)), 4):
+            data = message.data[: len(message.data) - extra]
+            try:
+                decoded = typestore().deserialize_cdr(data, message.kind)
+            except (SerdeError, LookupError) as error:
+                problem = problem or error
+                continue
+            if extra <= 4 * _empty_arrays(decoded):
+                return decoded
+        raise self._error(
+            f"{message.topic}: expected a {message.kind}, found {_line(problem)}"
+        ) from None
 
     @property
     def qos(self) -> dict[str, Qos | None]:
@@ -129,13 +145,24 @@ class Bag:
 
     def _collect(self) -> None:
         for connection in self._reader.connections:
-            known = self._connections.setdefault(connection.topic, connection)
+            name = self._name(connection)
+            known = self._connections.setdefault(name, connection)
+            self.counts[name] = self.counts.get(name, 0) + connection.msgcount
             if known.msgtype != connection.msgtype:
                 self.close()
                 raise self._error(
                     f"{connection.topic}: expected one type of message, found {known.msgtype} "
                     f"and {connection.msgtype}"
                 )
+
+    def _find_namespace(self) -> str:
+        names = [c.topic for c in self._reader.connections if c.msgtype == "std_msgs/msg/String"]
+        full = [name for name in names if name.startswith("/") and name.endswith(f"/{SESSION}")]
+        return min(full, key=len, default="").removesuffix(SESSION)
+
+    def _name(self, connection: Connection) -> str:
+        name = connection.topic
+        return name if name in GLOBAL else name.removeprefix(self.namespace)
 
     def _check_definition(self, connection: Connection) -> None:
         """Refuse a message whose fields are not those of the type of that name in ROS 2 Jazzy.
@@ -163,12 +190,21 @@ class Bag:
     def _read(self, connections: list[Connection]) -> Iterator[Message]:
         try:
             for connection, stamp, data in self._reader.messages(connections):
-                yield Message(connection.topic, connection.msgtype, bytes(data), stamp)
+                yield Message(self._name(connection), connection.msgtype, bytes(data), stamp)
         except _BAD_FILE as error:
             raise self._error(f"expected whole messages, found {_line(error)}") from None
 
     def _error(self, text: str) -> BagError:
         return BagError(f"bag {self.path}: {text}")
+
+
+def _empty_arrays(value) -> int:
+    """Count the empty arrays of 8-byte numbers in a decoded message."""
+    if isinstance(value, np.ndarray):
+        return int(value.size == 0 and value.itemsize == 8)
+    if isinstance(value, list):
+        return sum(map(_empty_arrays, value))
+    return sum(map(_empty_arrays, vars(value).values())) if hasattr(value, "__dict__") else 0
 
 
 def _line(error: Exception) -> str:

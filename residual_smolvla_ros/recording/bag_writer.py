@@ -19,7 +19,7 @@ from residual_smolvla_ros.recording.mcap_end import end_bytes
 
 VERSION = 9  # of rosbag2's metadata.yaml, as of Jazzy
 CHUNK_BYTES = 1_000_000
-FLUSH_S = 1.0  # what a SIGKILL may lose
+FLUSH_S = 0.8  # with what waits for its turn, a SIGKILL loses a second at most
 # In metadata.yaml's custom data: why the bag ends before its session.
 TRUNCATED = "truncated"
 
