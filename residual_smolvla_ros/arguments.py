@@ -8,6 +8,7 @@ DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "pick_lift_base"
 FINETUNE, EVALUATE = "finetune", "evaluate"
 RESET = "reset_environment"
 UNLABELLED = ("wait", "failure", "discard")
+RECORD, DESCRIBE = "true", "session"
 
 
 class ArgumentError(ValueError):
@@ -63,6 +64,12 @@ def _unlabelled(text: str) -> str:
     return text
 
 
+def _record(text: str) -> str:
+    if text not in (RECORD, DESCRIBE, "false"):
+        raise ValueError(f"{RECORD}, {DESCRIBE} or false")
+    return text
+
+
 ARGUMENTS = (
     Argument("sim", "true", "the simulated SO101; false: the robot of the config", boolean),
     Argument("lockstep", "true", "simulate step by step; false: in real time", boolean),
@@ -83,6 +90,9 @@ ARGUMENTS = (
     Argument("console", "false", "serve a web page to run the session from", boolean),
     Argument("success_classifier", "", "LeRobot reward model that sees success; not in lockstep"),
     Argument("collect_frames", "", "dataset of labelled frames to write"),
+    Argument(
+        "record", "false", "true: write a bag; session: for a ros2 bag record of one", _record
+    ),
     Argument("seed", "0", "seed of everything that is random in training", whole_number),
     Argument("eval_episodes", "200", "held-out episodes of an evaluation", whole_number),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),

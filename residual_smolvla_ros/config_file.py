@@ -78,8 +78,12 @@ def read_parameters(file: Path, node: str) -> dict:
 
     Raises ConfigError where the file cannot be read, or a section is not a mapping.
     """
+    return parameters_of(_read(file), file, node)
+
+
+def parameters_of(content, file: Path | str, node: str) -> dict:
+    """Return what `read_parameters` does, from the content of a file."""
     values: dict = {}
-    content = _read(file)
     if not isinstance(content, dict):
         raise ConfigError(f"config {file}: expected sections of nodes, found {content!r}")
     for section in ("/**", f"/**/{node}", f"/{node}", node):

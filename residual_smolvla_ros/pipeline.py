@@ -13,6 +13,7 @@ from pathlib import Path
 from residual_smolvla_ros.arguments import (
     ARGUMENTS,
     FINETUNE,
+    RECORD,
     RESET,
     ArgumentError,
     arguments,
@@ -21,6 +22,7 @@ from residual_smolvla_ros.arguments import (
 from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
 from residual_smolvla_ros.image_period import chunk_steps, vision_steps
+from residual_smolvla_ros.session_outline import free_folder, outline
 
 PACKAGE = "residual_smolvla_ros"
 SIM_RATE_HZ = 30.0
@@ -118,7 +120,8 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         "total_steps": values.get("total_steps", 0),
         "lockstep": lockstep,
     }
-    episode = run | _episode(values, training, bool(residual))
+    recorded = {"recorded": values["record"] != "false"}
+    episode = run | recorded | _episode(values, training, bool(residual))
     own_reset = values["reset_service"]
     remaps = ((RESET, own_reset),) if own_reset != RESET else ()
     nodes = [
@@ -129,6 +132,8 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         *_beside(values, devices["teleop"], robot_nodes[0].name, cameras, output, files),
         NodeSpec("episode", episode, files, remaps),
     ]
+    if values["record"] != "false":
+        nodes.insert(0, _recorder(mode, values, cameras, output, run, nodes))
     return Pipeline(mode, output, tuple(nodes), environment(), values)
 
 
@@ -183,6 +188,24 @@ def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files
         }
         nodes.append(NodeSpec("console", parameters, files))
     return nodes
+
+
+def _recorder(mode: str, values: dict, cameras, output: Path, run: dict, nodes) -> NodeSpec:
+    """Return the node that writes a bag of the session, or only describes it."""
+    needed = ["joint_states", "joint_trajectory", "policy/step", "reward", "episode/event"]
+    needed.append("environment/state" if values["sim"] else "executed_command")
+    if mode == FINETUNE:
+        needed.append("learner/weights")
+    start = values["residual_checkpoint"] if mode == FINETUNE else ""
+    parameters = {
+        "session": outline(mode, values, nodes, run, start),
+        "bag": str(free_folder(output / "bag")) if values["record"] == RECORD else "",
+        "cameras": cameras,
+        # A camera passes its own JPEG on; the simulator has none.
+        "image_transport": "raw" if values["sim"] else "compressed",
+        "needed": needed,
+    }
+    return NodeSpec("recorder", parameters, nodes[0].parameter_files)
 
 
 def _episode(values: dict, training: bool, has_residual: bool) -> dict:

@@ -42,6 +42,8 @@ TURN_S = 0.02
 STALL_S = 30.0
 # A node's publisher is there once it has loaded what it needs.
 NEEDED_TOPICS = {"joint_trajectory": "policy", "reward": "reward"}
+# The recorder describes the session once it hears all that it is to record.
+RECORDER_TOPICS = {"session": "recorder"}
 
 
 class EpisodeNode(PipelineNode):
@@ -65,6 +67,7 @@ class EpisodeNode(PipelineNode):
         label_time = self.parameter(
             "label_time_s", 5.0, "how long a label is waited for, where `unlabelled` is not wait"
         )
+        recorded = self.parameter("recorded", False, "wait for the node recorder")
         autostart = self.parameter("autostart", True, "begin without episode/start")
         self._session = Session(
             self._make_schedule(),
@@ -76,6 +79,7 @@ class EpisodeNode(PipelineNode):
         )
         seed = self._session.schedule.seed
         write_run(self._output, {"seed": seed, "base_checkpoint": base})
+        self._needed = NEEDED_TOPICS | (RECORDER_TOPICS if recorded else {})
         self._frames: list = []
         self._state = ""
         self._hears_policy = False
@@ -136,7 +140,7 @@ class EpisodeNode(PipelineNode):
         """Return what an episode cannot start without and is not there yet."""
         if self._session.version is None:
             return "weights from the learner (learner/weights)"
-        for topic, node in NEEDED_TOPICS.items():
+        for topic, node in self._needed.items():
             if not self.count_publishers(topic):
                 return f"the node {node} ({topic})"
         if not self._hears_policy:

@@ -84,6 +84,10 @@ class BagWriter:
         self._oldest = self._oldest or self._newest
         known.count += 1
         self._guard(self._writer.add_message, known.channel, self._newest, data, self._newest)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Flush if the last time is too long ago: to be called where no message comes."""
         if time.monotonic() - self._flushed >= FLUSH_S:
             self.flush()
 

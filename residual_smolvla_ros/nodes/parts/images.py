@@ -94,6 +94,17 @@ def _decode_reduced(data, factor: int) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
+def to_png_message(message: Image) -> CompressedImage:
+    """Return an image without loss as a PNG message; raise ValueError if it cannot be decoded."""
+    pixels = cv2.cvtColor(from_image_message(message), cv2.COLOR_RGB2BGR)
+    # More compression takes several times as long, for a tenth less.
+    _, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    # As image_transport names it: what it decodes to, and the order of colours that OpenCV took.
+    encoded = CompressedImage(header=message.header, format="rgb8; png compressed bgr8")
+    encoded.data = array.array("B", png.tobytes())
+    return encoded
+
+
 def pinhole_info(stamp: Time, frame_id: str, width: int, height: int, fovy: float) -> CameraInfo:
     """Return the CameraInfo of an ideal camera with a vertical field of view `fovy` in rad."""
     focal = 0.5 * height / np.tan(0.5 * fovy)
