@@ -16,6 +16,7 @@ NODES = (
     "episode",
     "success_classifier",
     "frame_collector",
+    "recorder",
     "teleop",
     "keyboard",
     "console",
@@ -43,9 +44,6 @@ ROS_WHEELS = [
     "ros-std-msgs==5.3.6",
     "ros-std-srvs==5.3.6",
     "ros-trajectory-msgs==5.3.6",
-    # Decodes images where there is no cv_bridge.
-    "rosbags",
-    "rosbags-image",
 ]
 
 setup(
@@ -66,12 +64,15 @@ setup(
         "jinja2",
         "lerobot[smolvla,feetech,dataset]>=0.6.1,<0.7",
         "matplotlib",
+        "mcap",
         "nicegui",
         "numpy",
         "opencv-python-headless",
         "pillow",
         "pin",
         "pyyaml",
+        "rosbags",
+        "rosbags-image",
         "safetensors",
         "scipy",
         "tensorboard",

@@ -1,18 +1,17 @@
 """Write a rosbag2 bag (MCAP) of messages that are serialised already."""
 
-import io
 import os
 import time
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import yaml
 from mcap.writer import CompressionType, Writer
 from rosbags.interfaces import Qos
 from rosbags.rosbag2.metadata import dump_qos_v9
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
-from ruamel.yaml import YAML
 
 from residual_smolvla_ros.errors import BagError
 from residual_smolvla_ros.recording.mcap_end import end_bytes
@@ -236,11 +235,12 @@ class _Unbuffered:
         self._file.close()
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes parts that are used twice twice, for readers that know no anchors."""
+
+    def ignore_aliases(self, data) -> bool:
+        return True
+
+
 def _to_yaml(value) -> str:
-    yaml = YAML(typ="safe")
-    yaml.default_flow_style = False
-    # Parts that are used twice are written twice, for readers that know no anchors.
-    yaml.representer.ignore_aliases = lambda _: True
-    stream = io.StringIO()
-    yaml.dump(value, stream)
-    return stream.getvalue().strip()
+    return yaml.dump(value, Dumper=_Dumper).strip()
