@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from residual_smolvla_ros import arguments, pipeline
+from residual_smolvla_ros.recording import convert
 from residual_smolvla_ros.success import training as success_training
 from residual_smolvla_ros.training import command as training
 
@@ -14,6 +15,8 @@ USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residua
        residual-smolvla report output:=<run>          write a run's report anew
        residual-smolvla train-success data:=<dataset> encoder:=<model> output:=<run>
                                                       train a reward model on labelled frames
+       residual-smolvla convert bag:=<bag> output:=<dataset>
+                                                      a recorded session as a LeRobotDataset
        residual-smolvla keys [robot:=so101_sim]       label, stop and take over from this terminal
        residual-smolvla call <service>                call a service, such as episode/success
        residual-smolvla <command> --show-args         list the arguments"""
@@ -26,6 +29,7 @@ PIPELINES = (arguments.FINETUNE, arguments.EVALUATE)
 BATCH = {
     training.TRAIN: training,
     success_training.TRAIN_SUCCESS: success_training,
+    convert.CONVERT: convert,
 }
 COMMANDS = (*PIPELINES, *BATCH, "report", "keys", "call")
 

@@ -15,6 +15,7 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from safetensors import SafetensorError
 
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
+from residual_smolvla_ros.policy.action_units import affine
 from residual_smolvla_ros.policy.vision import read_token_shape
 
 Images = dict[str, np.ndarray]
@@ -69,8 +70,8 @@ class FrozenSmolVLA:
         self.cameras = tuple(
             key.removeprefix(f"{OBS_IMAGES}.") for key in sorted(config.image_features)
         )
-        self._action_scale, self._action_offset = self._affine(self._unnormalise, self.action_size)
-        self._state_scale, self._state_offset = self._affine(self._normalise, self.state_size)
+        self._action_scale, self._action_offset = affine(self._unnormalise, self.action_size)
+        self._state_scale, self._state_offset = affine(self._normalise, self.state_size)
 
     def _load_config(self) -> PreTrainedConfig:
         if not (self.path / "config.json").is_file():
@@ -202,13 +203,6 @@ class FrozenSmolVLA:
 
     def _unnormalise(self, value: torch.Tensor) -> torch.Tensor:
         return self._postprocess(value)
-
-    @staticmethod
-    def _affine(function, size: int) -> tuple[np.ndarray, np.ndarray]:
-        # Each of LeRobot's normalisations is affine: two points give it, whatever its mode.
-        offset = function(torch.zeros(1, size)).cpu().double().squeeze(0)
-        scale = function(torch.ones(1, size)).cpu().double().squeeze(0) - offset
-        return scale.float().numpy(), offset.float().numpy()
 
 
 def _device(name: str) -> torch.device:
