@@ -15,6 +15,7 @@ from residual_smolvla_ros.robots.units import (
     GRIPPER_CLOSED_RAD,
     GRIPPER_OPEN_RAD,
     JOINT_NAMES,
+    rad_to_lerobot,
 )
 
 HOME = np.radians(HOME_DEG)
@@ -111,6 +112,20 @@ def test_reported_positions_are_those_of_the_joints(sim):
     actual = [sim.data.joint(name).qpos[0] for name in JOINT_NAMES]
     # Servos report in ticks of 0.0015 rad.
     np.testing.assert_allclose(sim.joint_positions(), actual, atol=0.002)
+
+
+def test_a_command_and_what_is_reported_are_those_of_lerobots_robot(sim):
+    """`step` and `joint_positions` do what `send_action` and `get_observation` do, in less time."""
+    sim.reset(3)
+    for command in COMMANDS[:5]:
+        sim.step(command)
+    ours = sim.joint_positions()
+    sim.reset(3)
+    for command in COMMANDS[:5]:
+        values = dict(zip(JOINT_NAMES, rad_to_lerobot(command).tolist(), strict=True))
+        sim.robot.send_action({f"{name}.pos": value for name, value in values.items()})
+    theirs = sim.robot.get_observation()
+    assert rad_to_lerobot(ours) == pytest.approx([theirs[f"{name}.pos"] for name in JOINT_NAMES])
 
 
 def test_an_episode_starts_at_home_and_a_command_is_followed(sim):
