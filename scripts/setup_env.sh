@@ -133,6 +133,8 @@ install_packages() {
     local -a options=()
     # A package that an interrupted install left half-written looks complete to uv.
     if [[ -e $unfinished ]]; then options+=(--reinstall); fi
+    # As in many containers: else each node would compile 4,000 files whenever it starts.
+    if [[ -n ${PYTHONDONTWRITEBYTECODE:-} ]]; then options+=(--compile-bytecode); fi
     # uv's list of 200 packages is of use only while a person watches it grow.
     if [[ ! -t 2 ]]; then options+=(--quiet); fi
     rm -f "$stamp"
