@@ -9,6 +9,18 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from residual_smolvla_ros.recording.bag_reader import Bag
+from residual_smolvla_ros.recording.session import image_topic, read_session
+from residual_smolvla_ros.records import (
+    EPISODE_EVENT,
+    REWARD,
+    STEP,
+    WEIGHTS,
+    Record,
+    Schema,
+    unpack,
+)
+
 # Each run gets the next one. Above 101 their ports are in the range of outgoing connections.
 DOMAIN = 60
 
@@ -20,10 +32,10 @@ def config(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, config) -> Path:
-    """A run of three updates, from base evaluation to report."""
+    """A recorded run of three updates, from base evaluation to report."""
     output = tmp_path_factory.mktemp("run") / "a"
     code, text = graph.run(
-        DOMAIN, "finetune", config=config, output=output, episodes=6, eval_episodes=2
+        DOMAIN, "finetune", config=config, output=output, episodes=6, eval_episodes=2, record="true"
     )
     assert code == 0, text
     return output
@@ -54,6 +66,39 @@ def test_no_step_is_lost_between_policy_and_learner(finished):
     updates = (finished / "updates.jsonl").read_text().splitlines()
     assert json.loads(updates[-1])["env_steps"] == trained
     assert "were lost" not in (finished / "log" / "learner.log").read_text()
+
+
+def test_every_message_of_the_run_is_in_its_bag_once(finished):
+    """The simulator waits for the policy, not for the recorder."""
+    played = [json.loads(line) for line in (finished / "episodes.jsonl").read_text().splitlines()]
+    with Bag(finished / "bag") as bag:
+        assert not bag.truncated
+        assert read_session(bag).parameter_files
+
+        def records(topic: str, schema: Schema) -> list[Record]:
+            decoded = (bag.decode(message) for message in bag.messages([topic]))
+            return [unpack(schema, message.data.tobytes()) for message in decoded]
+
+        def stamps(topic: str) -> list[int]:
+            decoded = (bag.decode(message).header.stamp for message in bag.messages([topic]))
+            return [stamp.sec * 10**9 + stamp.nanosec for stamp in decoded]
+
+        steps = records("policy/step", STEP)
+        rewards = [r.metadata["stamp"] for r in records("reward", REWARD)]
+        events = [r.metadata["event"] for r in records("episode/event", EPISODE_EVENT)]
+        versions = [r.metadata["version"] for r in records("learner/weights", WEIGHTS)]
+        commanded = [s.metadata["stamp"] for s in steps if not s.metadata["final"]]
+        first = {s.metadata["stamp"] for s in steps if s.metadata["tick"] == 0}
+        assert len(commanded) == len(set(commanded)) == sum(o["steps"] for o in played)
+        assert sorted(rewards) == sorted(commanded)
+        # A state that waits is repeated, and so is its command.
+        assert set(stamps("joint_trajectory")) == set(commanded)
+        assert set(stamps("joint_states")) >= {s.metadata["stamp"] for s in steps}
+        assert (events.count("prepare"), events.count("end")) == (len(played), len(played))
+        assert versions == [0, 1, 2, 3]
+        for camera in ("front", "wrist"):  # each episode begins with a plan
+            assert first <= set(stamps(image_topic(camera)))
+    assert "0 missing" in (finished / "log" / "recorder.log").read_text()
 
 
 def test_begun_without_ros_and_resumed_in_the_graph_a_run_ends_in_the_same_bits(
