@@ -93,8 +93,8 @@ def _start(mode: str, given: dict[str, str]) -> int:
     # Only now: a wrong argument is refused at once, without seconds of imports.
     from residual_smolvla_ros import starter
     from residual_smolvla_ros.progress import ProgressBar
-    from residual_smolvla_ros.reporting.report import format_table
     from residual_smolvla_ros.reporting.results import read_summary
+    from residual_smolvla_ros.reporting.table import format_table
 
     values = described.values
     # Set here: the nodes inherit it, and their DDS reads it when it is loaded.
@@ -121,7 +121,8 @@ def _report(given: dict[str, str]) -> int:
         raise arguments.ArgumentError(
             f"output: expected a run with episodes.jsonl, found none: {run}"
         )
-    from residual_smolvla_ros.reporting.report import format_table, write_report
+    from residual_smolvla_ros.reporting.report import write_report
+    from residual_smolvla_ros.reporting.table import format_table
 
     print(format_table(write_report(run)))
     return 0

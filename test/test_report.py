@@ -11,7 +11,6 @@ from PIL import Image
 
 from residual_smolvla_ros.learning.schedule import HELD_OUT_SEED, Outcome
 from residual_smolvla_ros.reporting.report import (
-    format_table,
     training_curve,
     validation_curve,
     write_report,
@@ -27,6 +26,7 @@ from residual_smolvla_ros.reporting.results import (
     save_frames,
     write_run,
 )
+from residual_smolvla_ros.reporting.table import format_table
 
 # Wilson 1927, 95 %: the values that R's binom.confint(method = "wilson") prints.
 WILSON = {(0, 10): (0.0, 0.2775), (4, 10): (0.1682, 0.6873), (10, 10): (0.7225, 1.0)}

@@ -29,7 +29,7 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.parts.images import from_image_message
 from residual_smolvla_ros.nodes.parts.scene_reset import SceneReset
 from residual_smolvla_ros.records import EPISODE_EVENT, LABELS, REWARD, WEIGHTS, Record, pack
-from residual_smolvla_ros.reporting.report import format_table, write_report
+from residual_smolvla_ros.reporting.report import write_report
 from residual_smolvla_ros.reporting.results import (
     append_outcome,
     last_episode,
@@ -37,6 +37,7 @@ from residual_smolvla_ros.reporting.results import (
     save_frames,
     write_run,
 )
+from residual_smolvla_ros.reporting.table import format_table
 
 TURN_S = 0.02
 STALL_S = 30.0

@@ -57,8 +57,9 @@ def run(given: dict[str, str]) -> int:
 
     from residual_smolvla_ros.learning.run import LearnerRun
     from residual_smolvla_ros.progress import ProgressBar
-    from residual_smolvla_ros.reporting.report import format_table, write_report
+    from residual_smolvla_ros.reporting.report import write_report
     from residual_smolvla_ros.reporting.results import write_run
+    from residual_smolvla_ros.reporting.table import format_table
     from residual_smolvla_ros.training.settings import CohortMaker, learner_from, schedule_from
     from residual_smolvla_ros.training.trainer import Trainer
     from residual_smolvla_ros.training.workers import Workers
