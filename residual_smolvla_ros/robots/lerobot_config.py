@@ -3,47 +3,51 @@
 import contextlib
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
 import draccus
-import lerobot.cameras
-import lerobot.robots
-import lerobot.teleoperators
-from lerobot.cameras import CameraConfig
-from lerobot.robots import RobotConfig
-from lerobot.teleoperators import TeleoperatorConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 
 from residual_smolvla_ros.errors import ConfigError
+
+# Each is imported where it is asked for: a node of a camera does without robots, whose motors
+# bring pandas.
+if TYPE_CHECKING:
+    from lerobot.cameras import CameraConfig
+    from lerobot.robots import RobotConfig
+    from lerobot.teleoperators import TeleoperatorConfig
 
 # The ones most used first: a type registers where its module is imported, which takes time.
 _COMMON = ("so_follower", "so_leader", "opencv")
 
 
-def camera_config(values: dict) -> CameraConfig:
+def camera_config(values: dict) -> "CameraConfig":
     """Return the configuration of a camera: `type` and its fields, as a LeRobot user writes them.
 
     Raises ConfigError for an unknown type, a missing or an unknown field, or a wrong value.
     """
-    return _decode("camera", CameraConfig, lerobot.cameras, values)
+    return _decode("camera", "lerobot.cameras", "CameraConfig", values)
 
 
-def robot_config(values: dict) -> RobotConfig:
+def robot_config(values: dict) -> "RobotConfig":
     """Return the configuration of a robot: `type` and its fields, as a LeRobot user writes them.
 
     Raises ConfigError for an unknown type, a missing or an unknown field, or a wrong value.
     """
-    return _decode("robot", RobotConfig, lerobot.robots, values)
+    return _decode("robot", "lerobot.robots", "RobotConfig", values)
 
 
-def teleop_config(values: dict) -> TeleoperatorConfig:
+def teleop_config(values: dict) -> "TeleoperatorConfig":
     """Return the configuration of a teleoperator: `type` and its fields, as for LeRobot.
 
     Raises ConfigError for an unknown type, a missing or an unknown field, or a wrong value.
     """
-    return _decode("teleop", TeleoperatorConfig, lerobot.teleoperators, values)
+    return _decode("teleop", "lerobot.teleoperators", "TeleoperatorConfig", values)
 
 
-def _decode(what: str, kind, package, values: dict):
+def _decode(what: str, package_name: str, kind_name: str, values: dict):
+    package = importlib.import_module(package_name)
+    kind = getattr(package, kind_name)
     name = values.get("type")
     if not name:
         raise ConfigError(f"{what}: expected a type, as LeRobot names it, found {values}")
