@@ -33,6 +33,8 @@ def make_step(
         final=final,
         intervention=intervention,
         token_age_ms=-1,
+        plan_images={},
+        token_images={},
     )
     return unpack(STEP, blob)
 

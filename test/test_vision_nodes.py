@@ -56,6 +56,10 @@ def stamp_of(tick: int) -> int:
     return 1_000_000_000 + tick * PERIOD_NS
 
 
+def stamps_of(tick: int) -> dict[str, int]:
+    return {"front": stamp_of(tick), "wrist": stamp_of(tick) + 1}
+
+
 def collect_next(worker: VisionWorker, stamp: int) -> None:
     """Collect at a state until what the thread encodes has been taken."""
     before, end = worker.age_ms(stamp), time.monotonic() + 30
@@ -71,7 +75,7 @@ def test_in_lockstep_a_step_waits_for_tokens_whenever_they_are_due(make_worker, 
     for tick in range(9):
         if worker.due:
             waited.append(tick)
-            worker.see(images, stamp_of(tick), stamp_of(tick))
+            worker.see(images, stamps_of(tick), stamp_of(tick))
         assert not worker.idle
         ages.append((policy.step(STATE).token_age, worker.age_ms(stamp_of(tick))))
     assert waited == [0, 4, 8]
@@ -81,33 +85,36 @@ def test_in_lockstep_a_step_waits_for_tokens_whenever_they_are_due(make_worker, 
 def test_in_real_time_a_step_waits_for_the_first_tokens_only(make_worker, images, base):
     worker, policy = make_worker(lockstep=False)
     assert worker.due
-    worker.see(images, stamp_of(0) - PERIOD_NS, stamp_of(0))
+    worker.see(images, stamps_of(-1), stamp_of(0))
     for tick in range(5):
         worker.collect(stamp_of(tick))
         assert not worker.due
         assert policy.step(STATE).token_age == tick + 1  # their image was a step old
+        assert worker.used() == (stamps_of(-1) if tick == 0 else {})
     assert worker.idle
     dark = {name: np.zeros_like(image) for name, image in images.items()}
-    worker.start(dark, stamp_of(4))
+    worker.start(dark, stamps_of(4))
     assert not worker.idle
-    collect_next(worker, stamp_of(6))
+    collect_next(worker, stamp_of(5))  # a state that is not answered
+    worker.collect(stamp_of(6))
     assert worker.age_ms(stamp_of(6)) == 67
     step = policy.step(STATE)
     assert step.token_age == 2
+    assert worker.used() == stamps_of(4)
     np.testing.assert_array_equal(step.features[6:-1], base.encode([dark]).ravel())
 
 
 def test_an_image_younger_than_its_state_is_of_age_0(make_worker, images):
     worker, policy = make_worker(lockstep=False)
-    worker.see(images, stamp_of(1), stamp_of(0))
+    worker.see(images, stamps_of(1), stamp_of(0))
     assert worker.age_ms(stamp_of(0)) == 0
     assert policy.step(STATE).token_age == 0
 
 
 def test_images_of_the_last_episode_are_not_taken_into_the_next(make_worker, images):
     worker, policy = make_worker(lockstep=False)
-    worker.see(images, stamp_of(0), stamp_of(0))
-    worker.start(images, stamp_of(0))
+    worker.see(images, stamps_of(0), stamp_of(0))
+    worker.start(images, stamps_of(0))
     policy.begin_episode(2, max_steps=50)
     worker.begin()
     worker._thread.submit(int).result()  # after what was under way

@@ -93,6 +93,7 @@ class PolicyNode(PipelineNode):
         self._pending: JointState | None = None
         self._answered = 0
         self._waiting_for = "an episode"
+        self._planned_from: dict[str, int] = {}  # stamps of the images of a plan not yet told of
         self._answer: JointTrajectory | None = None
 
         self._commands = self.create_publisher(JointTrajectory, "joint_trajectory", CONTROL_QOS)
@@ -242,9 +243,10 @@ class PolicyNode(PipelineNode):
             return False
         if plan:
             self._policy.plan(images, state)
+            self._planned_from = self._images.stamps
             self.tally("plans")
         if tokens:
-            self._vision.see(images, self._images.oldest_stamp(), stamp)
+            self._vision.see(images, self._images.stamps, stamp)
             self.tally("tokens")
         return True
 
@@ -253,7 +255,7 @@ class PolicyNode(PipelineNode):
         if self._vision.idle and self._images.fit(stamp, True):
             images = self._read_images()
             if images is not None:
-                self._vision.start(images, self._images.oldest_stamp())
+                self._vision.start(images, self._images.stamps)
                 self.tally("tokens")
 
     def _read_images(self) -> dict[str, np.ndarray] | None:
@@ -313,7 +315,10 @@ class PolicyNode(PipelineNode):
             final=final,
             intervention=intervention,
             token_age_ms=self._vision.age_ms(stamp),
+            plan_images=self._planned_from,
+            token_images=self._vision.used(),
         )
+        self._planned_from = {}
         self._steps.publish(to_message(blob))
 
     def _finish(self, stamp: int, state: np.ndarray, extra: dict[str, np.ndarray]) -> None:

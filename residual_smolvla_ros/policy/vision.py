@@ -42,6 +42,15 @@ def read_token_shape(checkpoint: str | Path) -> tuple[int, int, int]:
     return len(cameras), patches * width // joined, channels
 
 
+def token_age(image_stamps: dict[str, int], stamp: int, period_ns: int) -> tuple[int, int]:
+    """Return how old tokens are at the state `stamp`: since when in ns, and in control steps.
+
+    An image may be younger than the state that it serves.
+    """
+    since = min(*image_stamps.values(), stamp)
+    return since, round((stamp - since) / period_ns)
+
+
 class TokenReducer:
     """Turn tokens (cameras, places, channels) into the feature `vision`, as configured.
 

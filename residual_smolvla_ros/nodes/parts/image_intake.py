@@ -85,6 +85,11 @@ class ImageIntake:
         """Return the stamp of a camera's newest image in ns, None if there is none yet."""
         return self._stamps.get(name)
 
+    @property
+    def stamps(self) -> dict[str, int]:
+        """The stamps in ns of the newest images by camera, of those that have one."""
+        return dict(self._stamps)
+
     def oldest_stamp(self) -> int | None:
         """Return the oldest of the cameras' newest stamps in ns, None until all have an image."""
         if len(self._stamps) < len(self._topics):

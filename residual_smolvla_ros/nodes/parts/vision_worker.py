@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.vision import token_age
 
 
 class VisionWorker:
@@ -25,7 +26,9 @@ class VisionWorker:
     def begin(self) -> None:
         """Forget the last episode; images that are being encoded show its scene."""
         self._pending: Future[np.ndarray] | None = None
-        self._pending_stamp = 0
+        self._pending_stamps: dict[str, int] = {}
+        self._unused: np.ndarray | None = None
+        self._stamps: dict[str, int] = {}
         self._stamp: int | None = None
 
     @property
@@ -38,20 +41,28 @@ class VisionWorker:
         """Whether `start` has something to do: tokens are due, and none are being encoded."""
         return not self._lockstep and self._pending is None and self._policy.needs_tokens
 
-    def see(self, images: dict[str, np.ndarray], image_stamp: int, stamp: int) -> None:
-        """Encode images (H, W, 3) of `image_stamp` for the state `stamp`, and wait for it."""
-        self._take(self._encode(images), image_stamp, stamp)
+    def see(self, images: dict[str, np.ndarray], stamps: dict[str, int], stamp: int) -> None:
+        """Encode images (H, W, 3) of `stamps` for the state `stamp`, and wait for it."""
+        self._unused, self._stamps = self._encode(images), stamps
+        self._give(stamp)
 
-    def start(self, images: dict[str, np.ndarray], image_stamp: int) -> None:
-        """Let the thread encode images (H, W, 3) of `image_stamp`."""
+    def start(self, images: dict[str, np.ndarray], stamps: dict[str, int]) -> None:
+        """Let the thread encode images (H, W, 3) of `stamps`."""
         self._pending = self._thread.submit(self._encode, images)
-        self._pending_stamp = image_stamp
+        self._pending_stamps = stamps
 
     def collect(self, stamp: int) -> None:
         """Take what the thread has encoded, if it is done, for the state `stamp`."""
         if self._pending is not None and self._pending.done():
-            self._take(self._pending.result(), self._pending_stamp, stamp)
+            self._unused, self._stamps = self._pending.result(), self._pending_stamps
             self._pending = None
+        if self._unused is not None:  # also those of a state that was not answered
+            self._give(stamp)
+
+    def used(self) -> dict[str, int]:
+        """Return the stamps of the images whose tokens this step is the first to use."""
+        fresh, self._unused = self._unused is not None, None
+        return self._stamps if fresh else {}
 
     def age_ms(self, stamp: int) -> int:
         """Return the age of the tokens at the state `stamp`, -1 without tokens."""
@@ -60,7 +71,6 @@ class VisionWorker:
     def _encode(self, images: dict[str, np.ndarray]) -> np.ndarray:
         return self._policy.base.encode([images], self._policy.config.vision_cameras)[0]
 
-    def _take(self, tokens: np.ndarray, image_stamp: int, stamp: int) -> None:
-        # An image may be younger than the state that it serves.
-        self._stamp = min(image_stamp, stamp)
-        self._policy.see(tokens, round((stamp - self._stamp) / self._period_ns))
+    def _give(self, stamp: int) -> None:
+        self._stamp, age_steps = token_age(self._stamps, stamp, self._period_ns)
+        self._policy.see(self._unused, age_steps)
