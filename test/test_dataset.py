@@ -18,8 +18,9 @@ from made_session import (
 from residual_smolvla_ros.learning.schedule import BASE
 from residual_smolvla_ros.recording import convert
 from residual_smolvla_ros.recording.bag_reader import Message
+from residual_smolvla_ros.recording.dataset_thread import DatasetThread
 from residual_smolvla_ros.recording.episode_builder import EpisodeBuilder
-from residual_smolvla_ros.recording.episodes import Layout, RecordedEpisode, read
+from residual_smolvla_ros.recording.episodes import Layout, RecordedEpisode, Selection, read
 from residual_smolvla_ros.recording.session import STRING, Session
 from residual_smolvla_ros.records import DISCARD, FAILURE, SUCCESS
 from residual_smolvla_ros.robots.units import rad_to_lerobot
@@ -188,3 +189,21 @@ def test_of_a_bag_that_was_cut_off_whole_episodes_are_taken_if_allowed(bag, tmp_
     with pytest.raises(ValueError, match=r"expected a whole bag, found .* truncated:=allow"):
         run(cut, tmp_path / "out")
     assert run(cut, tmp_path / "out", truncated="allow").num_episodes == 3
+
+
+def test_a_session_writes_the_same_while_it_goes_on(dataset, tmp_path):
+    first, *others = messages()
+    told = Session.from_json(read(first.kind, first.data).data)
+    thread = DatasetThread(told, tmp_path / "live", Selection(), 10**8, videos=False)
+    for message in by_topic(others):
+        thread.put(message.topic, message.kind, message.data)
+    thread.close(timeout_s=60.0)
+    assert (thread.error, thread.refused, thread.dropped) == ("", 0, 0)
+    assert [line.split(":")[0] for line in thread.reports()] == [
+        "episode 5", "episode 1", "episode 3", "episode 4"
+    ]  # fmt: skip
+    live = LeRobotDataset("local/live", root=tmp_path / "live", video_backend="pyav")
+    assert len(live) == len(dataset)
+    for here, there in zip(live, dataset, strict=True):
+        assert here.keys() == there.keys()
+        assert all(np.array_equal(here[name], there[name]) for name in here)

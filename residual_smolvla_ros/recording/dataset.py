@@ -1,8 +1,10 @@
 """A session's episodes as a LeRobotDataset (v3) that `lerobot-train` takes."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import datasets
 import numpy as np
 from lerobot.datasets import LeRobotDataset
@@ -18,6 +20,8 @@ INTERVENTION, BASE_ACTION, RESIDUAL_ACTION = "intervention", "base_action", "res
 RESIDUAL, EPISODE_SUCCESS, WEIGHTS_VERSION = "residual", "episode_success", "weights_version"
 # There may be no ffmpeg that LeRobot could choose.
 BACKEND = "pyav"
+# Errors only, of the video encoder, which reads this when it is first used.
+os.environ.setdefault("SVT_LOG", "1")
 SIMULATED = "sim_so_follower"  # so101-nexus's name of the simulated arm
 
 
@@ -61,16 +65,17 @@ class DatasetSettings:
 class SessionDataset:
     """A LeRobotDataset that grows by episodes; `close` it, or it does not open.
 
-    With `after_each` it opens after each episode, so that no accident takes more than the newest;
-    each takes a little longer then.
+    With `settles` it is closed and opened again on the way, so that an accident takes the newest
+    episodes only: the last one, of many a twentieth. LeRobot reads all of them each time.
     """
 
-    def __init__(self, settings: DatasetSettings, units: ActionUnits, after_each: bool = False):
-        datasets.disable_progress_bars()
+    def __init__(self, settings: DatasetSettings, units: ActionUnits, settles: bool = False):
+        av.logging.set_level(av.logging.ERROR)
         self.settings = settings
         self.episodes = self.frames = self.successes = 0
         self._units = units
-        self._after_each = after_each
+        self._settles = settles
+        self._settled = 0
         self._dataset: LeRobotDataset | None = None
         self._sizes: dict[str, tuple[int, ...]] = {}
 
@@ -93,19 +98,22 @@ class SessionDataset:
         except BagError as error:
             dataset.clear_episode_buffer()
             raise BagError(f"episode {number}: {error}") from None
+        # LeRobot switches them on again: a line for each episode is enough.
+        datasets.disable_progress_bars()
         # Not in processes of its own, which would be forked from one with threads.
         dataset.save_episode(parallel_encoding=False)
-        if self._after_each:
-            self.close()
         self.episodes += 1
         self.frames += len(episode.steps)
         self.successes += episode.success
+        if self._settles and self.episodes - self._settled > self.episodes // 20:
+            self.close()
 
     def close(self) -> None:
         """Make the dataset on disk complete."""
         if self._dataset is not None:
             self._dataset.finalize()
             self._dataset = None
+            self._settled = self.episodes
 
     def _frame(self, step: RecordedStep, episode: RecordedEpisode, last: bool) -> dict:
         record = step.record
