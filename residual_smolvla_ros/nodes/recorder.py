@@ -29,7 +29,7 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.images import to_png_message
-from residual_smolvla_ros.recording.bag_reader import GLOBAL, SESSION
+from residual_smolvla_ros.recording.bag_reader import SESSION
 from residual_smolvla_ros.recording.bag_thread import BagThread
 from residual_smolvla_ros.recording.session import (
     IMAGE,
@@ -58,6 +58,7 @@ class _Source:
     encode: Callable[[bytes], bytes] | None = None
     qos: Qos | None = None
     number: int = 0
+    is_alone: bool = False  # its publisher
 
     @property
     def is_image(self) -> bool:
@@ -78,7 +79,7 @@ class RecorderNode(PipelineNode):
         self._needed = set(
             self.parameter("needed", ["joint_states"], "topics that the session waits for")
         )
-        waiting = self.parameter("max_waiting_mb", 512, "what may wait for the disk at most")
+        waiting = self.parameter("max_waiting_mb", 256, "images are dropped beyond")
         if transport not in ("raw", "compressed"):
             raise ConfigError(f"image_transport: expected raw or compressed, found {transport!r}")
         if not outline:
@@ -147,21 +148,27 @@ class RecorderNode(PipelineNode):
         # When it reached this process, not when Python came to it.
         stamp = info["received_timestamp"] or time.time_ns()
         self._thread.put(
-            source.name, source.written_kind, message, stamp, source.qos, source.encode
+            source.name,
+            source.written_kind,
+            message,
+            stamp,
+            source.qos,
+            source.encode,
+            source.is_image,
         )
 
     def _count_lost(self, source: _Source, number: int) -> None:
         """Count what DDS lost on its way, by the gaps in the numbers of a lone publisher."""
-        gap, source.number = number - source.number - 1, number
-        if gap <= 0 or number == gap + 1 or source.topic in GLOBAL:
-            return
-        if self.count_publishers(source.topic) == 1:
+        gap, before, source.number = number - source.number - 1, source.number, number
+        if before and gap > 0 and source.is_alone:
             self._lost += gap
 
     # -- reports ----------------------------------------------------------------------------
 
     def _watch(self) -> None:
         """Tell once of a bag that cannot be written any more, and listen no longer then."""
+        for source, _ in self._heard:
+            source.is_alone = self.count_publishers(source.topic) == 1
         thread = self._thread
         if thread is None or self._has_failed:
             return
@@ -208,11 +215,13 @@ class RecorderNode(PipelineNode):
         """Write what has come, and close the bag."""
         if self._thread is None:
             return
-        for source, subscription in self._heard:
-            with subscription.handle:
-                while taken := subscription.handle.take_message(subscription.msg_type, True):
-                    self._take(source, *taken)
-        self._thread.close(CLOSE_S)
+        try:
+            for source, subscription in self._heard:
+                with subscription.handle:
+                    while taken := subscription.handle.take_message(subscription.msg_type, True):
+                        self._take(source, *taken)
+        finally:
+            self._thread.close(CLOSE_S)
         missing = self._thread.dropped + self._lost
         print(f"recorder: {self._thread.written} messages written, {missing} missing")
 

@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +58,14 @@ class BagThread:
         stamp: int,
         qos: Qos | None = None,
         encode: Callable[[bytes], bytes] | None = None,
+        is_image: bool = False,
     ) -> None:
-        """Take a message, as `BagWriter.write` does; dropped where too much waits already.
+        """Take a message, as `BagWriter.write` does; images are dropped where too much waits.
 
         `encode` makes of `data` what is written; it may raise ValueError. To be called from one
         thread only.
         """
-        if self.error or self.waiting + len(data) > self._max_waiting:
+        if self.error or (is_image and self.waiting + len(data) > self._max_waiting):
             self.dropped += 1
             return
         self._put_bytes += len(data)
@@ -84,7 +85,7 @@ class BagThread:
         return self._writer.size
 
     def close(self, timeout_s: float) -> None:
-        """Write what waits, as far as that goes in time, and close the bag."""
+        """Write what waits, but for images that are not encoded in time, and close the bag."""
         self._deadline = time.monotonic() + timeout_s
         self._queue.put(None)
         self._thread.join()
@@ -115,18 +116,26 @@ class BagThread:
         except queue.Empty:
             pass
 
+    def _wait_for(self, encoded: Future) -> bytes:
+        """Return what an encoder made; at the end raise TimeoutError if it is not in time."""
+        while not encoded.done():
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                encoded.cancel()
+                raise TimeoutError
+            wait([encoded], POLL_S)
+        return encoded.result()
+
     def _write_until(self, stamp: int | None) -> None:
         while self._heap and (stamp is None or self._heap[0][0] <= stamp):
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                self.dropped += len(self._heap)
-                self._heap.clear()
-                return
             at, _, message = heapq.heappop(self._heap)
             self._done_bytes += message.size
+            data = message.data
             try:
-                data = message.data
                 if isinstance(data, Future):
-                    data = data.result()
+                    data = self._wait_for(data)
+            except (TimeoutError, CancelledError):
+                self.dropped += 1
+                continue
             except Exception as error:  # whatever it is, the messages after it are to be kept
                 self.refused += 1
                 self.refusal = f"{message.topic}: {error}"

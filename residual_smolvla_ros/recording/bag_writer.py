@@ -83,6 +83,8 @@ class BagWriter:
         self._oldest = self._oldest or self._newest
         known.count += 1
         self._guard(self._writer.add_message, known.channel, self._newest, data, self._newest)
+        if not self._settled.counts:
+            self.flush()  # the session's description comes first: no bag is without it
         self.flush_if_due()
 
     def flush_if_due(self) -> None:
