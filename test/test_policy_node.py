@@ -1,0 +1,56 @@
+"""The node `policy` in the process of the tests, which has LeRobot loaded."""
+
+import json
+
+import pytest
+import rclpy
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+
+from residual_smolvla_ros import pipeline
+from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
+from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.learning.schedule import EpisodePlan
+from residual_smolvla_ros.nodes import policy
+from residual_smolvla_ros.nodes.common import to_stamp
+from residual_smolvla_ros.records import EPISODE_EVENT, pack, unpack
+from residual_smolvla_ros.robots.units import JOINT_NAMES
+
+DOMAIN = 29
+
+
+@pytest.fixture
+def make_node(tmp_path, monkeypatch):
+    """Return a function that makes the node, without a learner, with further parameters."""
+    for name, value in pipeline.environment().items():
+        monkeypatch.setenv(name, value)
+    made = []
+
+    def make(**parameters):
+        file = tmp_path / "policy.yaml"
+        values = {"base_checkpoint": str(DEMO_CHECKPOINT), "wait_for_weights": False} | parameters
+        file.write_text(json.dumps({"/**": {"ros__parameters": values}}))
+        rclpy.init(args=["--ros-args", "--params-file", str(file)], domain_id=DOMAIN)
+        made.append(policy.PolicyNode())
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.close()
+        node.destroy_node()
+    rclpy.try_shutdown()
+
+
+def test_joint_names_that_the_robot_lacks_are_refused_beside_those_that_it_has(make_node):
+    names = ["pan", "lift", "elbow", "flex", "roll", "jaw"]
+    node = make_node(joint_names=names)
+    plan = EpisodePlan(episode=1, phase="base", index=0, seed=0, max_steps=4)
+    blob = pack(EPISODE_EVENT, event="prepare", episode=1, plan=plan.to_json(), reason="",
+                success=False, label="", last_stamp=0, steps=0)  # fmt: skip
+    node._on_event(unpack(EPISODE_EVENT, blob))
+    node._on_active(Bool(data=True))
+    state = JointState(name=JOINT_NAMES, position=[0.0] * 6)
+    state.header.stamp = to_stamp(1_000_000_000)
+    with pytest.raises(ConfigError) as caught:
+        node._on_joint_states(state)
+    assert f"expected joints {names}, found {list(JOINT_NAMES)}" in str(caught.value)
