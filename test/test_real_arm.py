@@ -126,6 +126,7 @@ def test_the_arm_holds_when_a_camera_goes_and_when_the_policy_is_killed(
     assert "node policy ended with exit code -9" in text
     assert "Traceback" not in text
     assert not any(psutil.pid_exists(pid) for pid in nodes.values())
+    assert (output / "checkpoints" / "000000" / "state.json").is_file()
     stands_still(servos)
     assert all(servos.torque().values())
 

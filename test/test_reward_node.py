@@ -1,11 +1,14 @@
 """The node `reward`: a step is answered once its terms have what they need, and for its label."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import rclpy
 from geometry_msgs.msg import PoseStamped
+from robot_graph import Peer, isolated
 from sensor_msgs.msg import JointState
 from test_rollout_assembly import make_step
 
@@ -24,6 +27,8 @@ from residual_smolvla_ros.records import (
 )
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad
 
+DOMAIN = 28
+
 
 @pytest.fixture
 def make_node(tmp_path, monkeypatch):
@@ -36,7 +41,7 @@ def make_node(tmp_path, monkeypatch):
         file = tmp_path / "reward.yaml"
         values = {"environment": False, "executed_commands": True, "terms": terms} | parameters
         file.write_text(json.dumps({"/**": {"ros__parameters": values}}))
-        rclpy.init(args=["--ros-args", "--params-file", str(file)], domain_id=28)
+        rclpy.init(args=["--ros-args", "--params-file", str(file)], domain_id=DOMAIN)
         node = reward.RewardNode()
         made.append(node)
         node.sent = []
@@ -160,3 +165,23 @@ def test_a_pose_that_is_missing_is_named_and_the_step_marked(make_node):
 def test_terms_that_cannot_be_are_refused_at_the_start(make_node, terms, message):
     with pytest.raises(ConfigError, match=message):
         make_node(terms)
+
+
+def test_a_robot_of_other_joints_ends_the_node_with_one_line(tmp_path):
+    """Only its first state shows it, to a node that has run until then."""
+    terms, names = {"velocity": {"weight": 1.0}}, ["pan", "lift", "elbow", "flex", "roll", "jaw"]
+    values = {"environment": False, "executed_commands": True, "terms": terms, "joint_names": names}
+    file = tmp_path / "reward.yaml"
+    file.write_text(json.dumps({"/**": {"ros__parameters": values}}))
+    command = [sys.executable, "-m", reward.__name__, "--ros-args", "--params-file", str(file)]
+    with isolated(DOMAIN):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        robot = Peer("robot")
+        states = robot.node.create_publisher(JointState, "joint_states", 1)
+        robot.until(lambda: states.publish(state(1000)) or process.poll() is not None, "its end")
+        robot.close()
+    (line,) = process.communicate()[0].splitlines()
+    assert process.returncode == 1
+    assert line == f"reward: error: expected joints {names}, found {list(JOINT_NAMES)}"
