@@ -8,6 +8,7 @@ from sensor_msgs.msg import JointState
 from test_rollout_assembly import make_reward, make_step, stamp_of
 
 from residual_smolvla_ros import pipeline
+from residual_smolvla_ros.learning import intake
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes import learner
 from residual_smolvla_ros.nodes.common import to_stamp
@@ -43,20 +44,20 @@ def executed(stamp: int) -> JointState:
 
 def test_a_lost_record_cuts_the_episode_though_the_robot_goes_on_reporting(node, monkeypatch):
     """Else training would wait for it for ever: reports come at the rate of the control loop."""
-    monkeypatch.setattr(learner, "SILENCE_S", 0.0)
+    monkeypatch.setattr(intake, "SILENCE_S", 0.0)
     for tick in range(4):
-        node._on_step(make_step(1, tick))
+        node._intake.take_step(make_step(1, tick))
         node._on_executed(executed(stamp_of(1, tick)))
         if tick != 2:
-            node._on_reward(make_reward(1, tick))
+            node._intake.take_reward(make_reward(1, tick))
     plan = EpisodePlan(episode=1, phase="train", index=0, seed=0, max_steps=4)
     blob = pack(EPISODE_EVENT, event="end", episode=1, plan=plan.to_json(), reason="terminated",
                 success=False, label="failure", last_stamp=stamp_of(1, 3), steps=4)  # fmt: skip
-    node._on_event(unpack(EPISODE_EVENT, blob))
-    assert node._assembler.waiting
-    heard = node._heard_at
+    node._intake.take_event(unpack(EPISODE_EVENT, blob))
+    assert node._intake.waits
+    heard = node._intake._heard_at
     node._on_executed(executed(stamp_of(1, 50)))
-    assert node._heard_at == heard
-    node._on_timer()
-    assert node._assembler.waiting is None
+    assert node._intake._heard_at == heard
+    node._intake.watch()
+    assert not node._intake.waits
     assert node._learner.collected == 1

@@ -1,0 +1,154 @@
+"""What a learner hears of a session: records in, updates and weights out."""
+
+import json
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from residual_smolvla_ros.learning.assembly import EpisodeAssembler, EpisodeEnd
+from residual_smolvla_ros.learning.rollout import Episode
+from residual_smolvla_ros.learning.run import LearnerRun
+from residual_smolvla_ros.learning.schedule import EpisodePlan
+from residual_smolvla_ros.records import DISCARD, WEIGHTS, Record, pack
+
+# Records of an episode come on three topics; what is missing when all are silent is lost.
+SILENCE_S = 2.0
+
+
+class Intake:
+    """Join what comes of episodes, and let a run's learner learn from them in their order.
+
+    With `executed` each step waits for what the robot executed. With `beside` an update is made in
+    pieces, by `learn_on`; else at once. `publish` is called with the learner/weights record of
+    each new version, `warn` with a line for what was lost or rolled back. `clock` is in s.
+    """
+
+    def __init__(
+        self,
+        run: LearnerRun,
+        publish: Callable[[bytes], None],
+        warn: Callable[[str], None],
+        executed: bool = False,
+        beside: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._run = run
+        self._learner = run.learner
+        self._publish = publish
+        self._warn = warn
+        self._beside = beside
+        self._clock = clock
+        self._assembler = EpisodeAssembler(with_executed=executed)
+        self._heard_at = clock()
+        self.episodes = 0
+        self.metrics: dict[str, float] = {}
+
+    @property
+    def waits(self) -> bool:
+        """Whether an episode has ended that lacks records."""
+        return self._assembler.waiting is not None
+
+    def take_event(self, record: Record) -> None:
+        """Take an episode/event."""
+        event = record.metadata["event"]
+        if event == "label":
+            self._assembler.add_label(record.metadata["episode"], record.metadata["label"])
+            self._take_episodes()
+        elif event == "validated":
+            self._judge(record.metadata["success"])
+        elif event == "end":
+            self._assembler.add_end(_end_of(record))
+            self._take_episodes()
+
+    def take_step(self, record: Record) -> None:
+        """Take a policy/step."""
+        self._assembler.add_step(record)
+        self._take_episodes()
+
+    def take_reward(self, record: Record) -> None:
+        """Take a reward."""
+        self._assembler.add_reward(record)
+        waiting = self._assembler.waiting
+        if waiting is None or record.metadata["stamp"] <= waiting.last_stamp:
+            self._heard_at = self._clock()
+        self._pop_episodes()
+
+    def take_executed(self, stamp: int, command: np.ndarray) -> None:
+        """Take what the robot executed in answer to a state, in LeRobot's units."""
+        self._assembler.add_executed(stamp, command)
+        # A robot reports between episodes too: this alone is no sign that records still come.
+        self._pop_episodes()
+
+    def watch(self) -> None:
+        """Take an episode as it is where its last records do not come; to be called regularly."""
+        # Not the time since the episode's end: on a busy machine the queue may be long.
+        if self._clock() - self._heard_at > SILENCE_S and self.waits:
+            self._pop_episodes(late=True)
+
+    def learn_on(self, limit: int | None = None) -> None:
+        """Go on with an update beside the episodes, by `limit` gradient steps at most."""
+        metrics = self._learner.learn(limit)
+        if metrics is not None:
+            self._after_update(metrics)
+
+    def weights(self) -> bytes:
+        """Return the learner/weights record of the present version."""
+        return pack(
+            WEIGHTS,
+            {name: value.numpy() for name, value in self._learner.weights().items()},
+            version=self._learner.counters.version,
+            config=self._learner.residual.to_json(),
+            progress=json.dumps(self._learner.progress() | {"weights_lag": int(self._beside)}),
+            anytime=self._beside,
+        )
+
+    def _judge(self, good: bool) -> None:
+        version = self._learner.counters.version
+        self._run.judge(good)
+        if not good:
+            self._warn(
+                f"version {version} does worse than the base alone: rolled back, the weights of "
+                f"the last version that did not are version {self._learner.counters.version} now"
+            )
+            self._publish(self.weights())
+
+    def _take_episodes(self) -> None:
+        self._heard_at = self._clock()
+        self._pop_episodes()
+
+    def _pop_episodes(self, late: bool = False) -> None:
+        while self.waits:
+            taken = self._assembler.pop(late)
+            if taken is None:
+                return
+            end, episode, lost = taken
+            if lost:
+                self._warn(f"episode {end.episode}: {lost} of {end.steps} steps were lost")
+            self._learn(episode)
+
+    def _learn(self, episode: Episode) -> None:
+        self.episodes += 1
+        take = self._learner.take if self._beside else self._learner.add_episode
+        metrics = take(episode)
+        if metrics is not None:
+            self._after_update(metrics)
+
+    def _after_update(self, metrics: dict[str, float]) -> None:
+        self.metrics = metrics
+        self._run.keep(metrics)
+        self._publish(self.weights())
+
+
+def _end_of(record: Record) -> EpisodeEnd:
+    plan, label = EpisodePlan.from_json(record.metadata["plan"]), record.metadata["label"]
+    return EpisodeEnd(
+        episode=plan.episode,
+        last_stamp=record.metadata["last_stamp"],
+        steps=record.metadata["steps"],
+        truncated=record.metadata["reason"] in ("truncated", "stopped"),
+        success=record.metadata["success"],
+        wanted=plan.is_training and label != DISCARD,
+        open=not label,
+        timed_out=record.metadata["reason"] == "truncated",
+    )
