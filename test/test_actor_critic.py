@@ -103,6 +103,17 @@ def test_what_the_critic_alone_sees_changes_the_value_and_never_the_residual():
     assert not torch.equal(network(others)[0], mean)
 
 
+def test_what_only_the_estimator_learns_from_changes_neither_residual_nor_value():
+    hidden = {"critic_only": ("privileged",), "label_only": ("privileged",)}
+    config = ResidualConfig.from_names(["state", "privileged"], 6, 4, hidden_sizes=(8,), **hidden)
+    network = ResidualActorCritic(ResidualConfig.from_json(config.to_json()))
+    torch.nn.init.orthogonal_(network.actor[-1].weight)
+    features = normal(5, 10)
+    others = torch.cat([features[:, :6], features[:, 6:] + 1.0], dim=1)
+    for found, other in zip(network(features), network(others), strict=True):
+        assert torch.equal(found, other)
+
+
 # -- principal components of the vision tokens ----------------------------------------------
 
 

@@ -117,6 +117,7 @@ def test_the_size_of_the_feature_is_what_the_reducer_gives(settings, size):
         ({"vision_cameras": ("front", "front")}, "expected each camera once"),
         ({"critic_only": ("privileged",)}, "critic_only: expected some of the features state, "),
         ({"names": ["vision"], "critic_only": ("vision",)}, "one left for the actor, found vis"),
+        ({"label_only": ("state",)}, r"label_only: expected some of critic_only \(\), found state"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(settings, message):

@@ -68,6 +68,7 @@ def make_residual(
     names = parameter("features", list(ResidualConfig.FEATURE_NAMES), "what the residual sees")
     # An empty list has no type in ROS 2: an empty word stands for none.
     critic_only = parameter("critic_only", [""], "features that the critic alone sees")
+    labels = parameter("label_only", [""], "those of them that the critic does not see either")
     cameras = parameter("vision_cameras", [""], "cameras of the vision tokens; default: all")
     privileged = parameter("privileged_size", 12, "size of the feature privileged")
     hidden = parameter("hidden_sizes", [256, 256], "hidden layers of actor and critic")
@@ -84,6 +85,7 @@ def make_residual(
         hidden_sizes=tuple(hidden),
         squash=parameter("squash", squash, "bound the residual's mean by a tanh"),
         critic_only=tuple(name for name in critic_only if name),
+        label_only=tuple(name for name in labels if name),
         vision_cameras=tuple(name for name in cameras if name),
         **settings,
     )

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -63,10 +64,17 @@ class FeatureNormaliser(nn.Module):
     """Shift and scale features to mean 0 and variance 1 by statistics that are set, not learned.
 
     With a `projection` the features pass through it first; `size` is what is left of them then.
+    `hidden` are columns of that which no network gets: 0 stands for them.
     """
 
-    def __init__(self, size: int, projection: TokenProjection | TargetEstimator | None = None):
+    def __init__(
+        self,
+        size: int,
+        projection: TokenProjection | TargetEstimator | None = None,
+        hidden: torch.Tensor | None = None,
+    ):
         super().__init__()
+        self._hidden = hidden
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
         self.projection = projection
@@ -101,6 +109,8 @@ class FeatureNormaliser(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the networks' input (n, size) of features (n, feature_size)."""
         scaled = (self.project(features) - self.mean) / self.std
+        if self._hidden is not None:
+            scaled[:, self._hidden] = 0.0
         return scaled.clamp(-NORMALISED_CLIP, NORMALISED_CLIP)
 
 
@@ -121,9 +131,9 @@ def _mlp(sizes: list[int], output: int, output_gain: float, output_bias: bool) -
     return nn.Sequential(*layers, head)
 
 
-def _columns_without(sizes: dict[str, int], names: tuple[str, ...]) -> torch.Tensor:
-    kept = [torch.full((size,), name not in names) for name, size in sizes.items()]
-    return torch.cat(kept).nonzero().squeeze(1)
+def _columns(sizes: dict[str, int], names: Iterable[str]) -> torch.Tensor:
+    chosen = [torch.full((size,), name in names) for name, size in sizes.items()]
+    return torch.cat(chosen).nonzero().squeeze(1)
 
 
 def _projection(config: ResidualConfig) -> TokenProjection | TargetEstimator | None:
@@ -138,15 +148,16 @@ class ResidualActorCritic(nn.Module):
     """Separate MLPs for the residual's mean and the value, with a state-independent log_std.
 
     The actor's head is zero and has no bias, so an untrained residual is exactly the base
-    (ResiP). The critic sees all features, the actor all but `critic_only`. `seed` makes the
-    initial weights reproducible.
+    (ResiP). The critic sees all features but `label_only`, the actor all but `critic_only`. `seed`
+    makes the initial weights reproducible.
     """
 
     def __init__(self, config: ResidualConfig, seed: int = 0):
         super().__init__()
         self.config = config
         inputs = config.input_sizes
-        columns = _columns_without(inputs, config.critic_only)
+        columns = _columns(inputs, inputs.keys() - set(config.critic_only))
+        labels = _columns(inputs, config.label_only) if config.label_only else None
         hidden = list(config.hidden_sizes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -156,7 +167,7 @@ class ResidualActorCritic(nn.Module):
             self.critic = _mlp(
                 [sum(inputs.values()), *hidden], 1, output_gain=1.0, output_bias=True
             )
-            self.normaliser = FeatureNormaliser(sum(inputs.values()), _projection(config))
+            self.normaliser = FeatureNormaliser(sum(inputs.values()), _projection(config), labels)
         self.log_std = nn.Parameter(torch.full((config.residual_size,), config.log_std_init))
         # No part of the weights: the configuration tells.
         self.register_buffer("actor_columns", columns, persistent=False)

@@ -49,7 +49,8 @@ class ResidualConfig:
     units; `hold_steps` is for how many control steps a sampled residual is held. With `squash`
     the residual's mean approaches that bound as a tanh does, which off-policy learning needs.
     `critic_only` names features that the actor does not get (asymmetric actor-critic: Pinto et
-    al. 2017, arXiv:1710.06542).
+    al. 2017, arXiv:1710.06542); those of them in `label_only` the critic does not get either: an
+    estimator learns from them.
     Tokens are refreshed every `vision_period_steps` control steps. `vision_cameras` is what they
     are taken of, empty for all; `vision_grid` averages them to as many rows and columns of places,
     `vision_channels` projects each onto as many random directions, `vision_components` the whole
@@ -69,6 +70,7 @@ class ResidualConfig:
     log_std_init: float = -1.5
     squash: bool = False
     critic_only: tuple[str, ...] = ()
+    label_only: tuple[str, ...] = ()
     vision_period_steps: int = 10
     vision_cameras: tuple[str, ...] = ()
     vision_grid: int = 0
@@ -118,6 +120,11 @@ class ResidualConfig:
             raise ValueError(
                 f"critic_only: expected some of the features {', '.join(self.features)}, and one "
                 f"left for the actor, found {', '.join(self.critic_only)}"
+            )
+        if not set(self.label_only) <= set(self.critic_only):
+            raise ValueError(
+                f"label_only: expected some of critic_only ({', '.join(self.critic_only)}), "
+                f"found {', '.join(self.label_only)}"
             )
 
     def _check_vision(self):
@@ -238,7 +245,8 @@ class ResidualConfig:
         """Read the configuration from JSON."""
         values = json.loads(text)
         # A checkpoint of before lacks what had no other value then.
-        for name in {"hidden_sizes", "critic_only", "vision_cameras"} & values.keys():
+        tuples = {"hidden_sizes", "critic_only", "label_only", "vision_cameras"}
+        for name in tuples & values.keys():
             values[name] = tuple(values[name])
         return cls(**values)
 
