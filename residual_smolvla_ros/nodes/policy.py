@@ -25,7 +25,6 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.intervention import Intervention
-from residual_smolvla_ros.nodes.parts.joints import read_joints
 from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
@@ -40,6 +39,7 @@ from residual_smolvla_ros.records import (
     Record,
     pack,
 )
+from residual_smolvla_ros.robots.joints import read_joints
 from residual_smolvla_ros.robots.kinematics import Kinematics
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
 

@@ -1,13 +1,14 @@
 """Joint states in the order that a policy knows."""
 
 import numpy as np
-from sensor_msgs.msg import JointState
 
 from residual_smolvla_ros.errors import ConfigError
 
 
-def read_joints(message: JointState, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Return `position` and `velocity` (joints,), in rad and rad/s, the latter where it is told.
+def read_joints(message, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return `position` and `velocity` (joints,) of a JointState, the latter where it is told.
+
+    In rad and rad/s. `message` has the fields of sensor_msgs/JointState, whoever decoded it.
 
     Raises ConfigError where a joint is missing: no later message will mend that.
     """
