@@ -131,7 +131,7 @@ def test_an_estimate_from_before_the_episode_does_not_count(make_node):
     play(node, 2)
     for stamp, expected in ((990, False), (1005, True)):
         blob = pack(SUCCESS_ESTIMATE, {"probability": 1.0}, stamp=stamp, success=True)
-        node._on_estimate(unpack(SUCCESS_ESTIMATE, blob))
+        node._judge.take_estimate(unpack(SUCCESS_ESTIMATE, blob))
         assert node._estimated == expected
 
 

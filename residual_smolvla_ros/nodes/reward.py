@@ -1,6 +1,5 @@
 """Node `reward`: the reward, success and termination of every control step, term by term."""
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,26 +19,15 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.records import (
-    DISCARD,
     ENVIRONMENT_STATE,
     EPISODE_EVENT,
-    REWARD,
     STEP,
-    SUCCESS,
     SUCCESS_ESTIMATE,
     Record,
-    pack,
 )
-from residual_smolvla_ros.rewards.composition import Shares, make_reward
-from residual_smolvla_ros.rewards.join import TransitionJoin
-from residual_smolvla_ros.rewards.term import RobotDescription
-from residual_smolvla_ros.rewards.transition import Frame, NotReady, Pose, Transition
+from residual_smolvla_ros.rewards.judge import REDUCE, Judge, Judged, default_terms, make_terms
+from residual_smolvla_ros.rewards.transition import Frame, NotReady, Pose
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad
-
-# Steps that a late label may go back to; between an episode's end and its label few are played.
-KEPT = 256
-# Terms see images at a quarter of their width and height.
-REDUCE = 4
 
 
 class RewardNode(PipelineNode):
@@ -59,20 +47,10 @@ class RewardNode(PipelineNode):
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras that the robot has")
         rate = self.parameter("rate_hz", 30.0, "control rate of the robot")
         lockstep = self.parameter("lockstep", True, "whether the simulator waits for commands")
-        terms = self.group("terms") or _default_terms(environment)
-        robot = RobotDescription(self._joint_names, period_s=1.0 / rate)
-        self._reward = make_reward(terms, robot, cameras)
-        self._check_inputs(environment, executed)
+        terms = self.group("terms") or default_terms(environment)
         period = self.parameter("camera_period_steps", 1, "images come every n control steps")
-        if self._reward.cameras and period > 1:
-            raise ConfigError(
-                f"terms with cameras {', '.join(self._reward.cameras)}: expected an image every "
-                f"step, found one every {period}; give camera_period_steps:=1 or lockstep:=false"
-            )
-        needs = self._reward.needs | ({"environment"} if environment else set())
-        self._join = TransitionJoin(needs, environment and lockstep)
-        self._judged: dict[int, tuple[Transition, Shares]] = {}
-        self._first_stamp, self._estimated = 0, False
+        self._reward = make_terms(terms, self._joint_names, cameras, rate, period)
+        self._judge = Judge(self._reward, environment, executed, lockstep)
         self._poses: dict[str, Pose] = {}
 
         self._rewards = self.record_publisher("reward")
@@ -85,14 +63,6 @@ class RewardNode(PipelineNode):
         self._images = ImageIntake(self, self._reward.cameras, lockstep)
         self._frames = {name: partial(self._frame, name) for name in self._reward.cameras}
         self.create_timer(0.25, self._answer)
-
-    def _check_inputs(self, environment: bool, executed: bool) -> None:
-        there = {"environment": environment, "executed": executed}
-        for need, is_there in there.items():
-            if need in self._reward.needs and not is_there:
-                names = [n for n, term in self._reward.terms.items() if need in term.needs]
-                what = "a simulator" if need == "environment" else "a robot with executed_command"
-                raise ConfigError(f"terms {', '.join(names)}: expected {what}, found none")
 
     def _subscribe(self, environment: bool, lockstep: bool) -> None:
         needs = self._reward.needs
@@ -108,28 +78,28 @@ class RewardNode(PipelineNode):
             self.create_subscription(JointState, "executed_command", self._on_executed, RECORD_QOS)
         for topic in self._reward.pose_topics:
             self.create_subscription(PoseStamped, topic, partial(self._on_pose, topic), 1)
-        self.record_subscription(SUCCESS_ESTIMATE, "success/estimate", self._on_estimate)
+        self.record_subscription(SUCCESS_ESTIMATE, "success/estimate", self._judge.take_estimate)
         self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
 
     # -- what comes in ----------------------------------------------------------------------
 
     def _on_environment(self, record: Record) -> None:
-        self._join.add_environment(record)
+        self._judge.join.add_environment(record)
         self._answer()
 
     def _on_step(self, record: Record) -> None:
-        self._join.add_step(record, lerobot_to_rad(record["command"], self._joint_names))
+        self._judge.join.add_step(record, lerobot_to_rad(record["command"], self._joint_names))
         self._answer()
 
     def _on_state(self, message: JointState) -> None:
         values = [self._ordered(message, v) for v in (message.position, message.velocity)]
         effort = self._ordered(message, message.effort)
-        self._join.add_state(to_nanoseconds(message.header.stamp), *values, effort)
+        self._judge.join.add_state(to_nanoseconds(message.header.stamp), *values, effort)
         self._answer()
 
     def _on_executed(self, message: JointState) -> None:
         position = self._ordered(message, message.position)
-        self._join.add_executed(to_nanoseconds(message.header.stamp), position)
+        self._judge.join.add_executed(to_nanoseconds(message.header.stamp), position)
         self._answer()
 
     def _ordered(self, message: JointState, values) -> np.ndarray | None:
@@ -154,63 +124,36 @@ class RewardNode(PipelineNode):
             raise NotReady(f"camera {camera}: expected an image, found none yet")
         return Frame(stamp, self._images.reduced(camera, REDUCE))
 
-    def _on_estimate(self, record: Record) -> None:
-        if record.metadata["success"] and record.metadata["stamp"] >= self._first_stamp:
-            self._estimated = True
-
     # -- what goes out ----------------------------------------------------------------------
 
     def _answer(self) -> None:
         """Publish the reward of every step that is known by now."""
-        extra = {"frames": self._frames, "poses": self._poses}
-        while (transition := self._join.pop(**extra)) is not None:
-            if transition.tick == 0:
-                self._first_stamp, self._estimated = transition.stamp, False
-            state = transition.environment
-            if self._estimated or (state is not None and state.metadata["success"]):
-                transition = replace(transition, success=True)
-            shares = self._reward(transition)
-            for name in shares.missing:
+        for judged in self._judge.answer(frames=self._frames, poses=self._poses):
+            for name in judged.shares.missing:
                 self.tally(f"missing_{name}")
                 self.get_logger().warning(
                     f"term {self._reward.problems[name]}: the step is not learned from",
                     throttle_duration_sec=5.0,
                 )
-            self._judged[transition.stamp] = transition, shares
-            if len(self._judged) > KEPT:
-                del self._judged[next(iter(self._judged))]
-            self._publish(transition, shares, terminated=transition.success)
+            self._publish(judged)
             self.tally("rewards")
 
     def _on_event(self, record: Record) -> None:
         """Give the last step of an episode the reward that its label calls for."""
-        label = record.metadata["label"]
-        if record.metadata["event"] != "label" or label == DISCARD:
+        if not Judge.is_verdict(record):
             return
-        found = self._judged.get(record.metadata["last_stamp"])
-        if found is None:
+        judged = self._judge.label(record)
+        if judged is None:
             self.get_logger().error(
                 f"episode {record.metadata['episode']}: expected its last step, found none: "
-                f"the label {label} cannot be rewarded"
+                f"the label {record.metadata['label']} cannot be rewarded"
             )
             return
-        transition = replace(found[0], success=label == SUCCESS, label=label)
-        shares = self._reward.judge(found[1], transition)
-        self._publish(transition, shares, terminated=True)
+        self._publish(judged)
 
-    def _publish(self, transition: Transition, shares: Shares, terminated: bool) -> None:
-        blob = pack(
-            REWARD,
-            {"reward": shares.total, "terms": shares.values},
-            stamp=transition.stamp,
-            next_stamp=transition.next_stamp,
-            success=transition.success,
-            terminated=terminated,
-            label=transition.label,
-            names=shares.names,
-            missing=shares.missing,
-        )
-        self._rewards.publish(to_message(blob))
+    def _publish(self, judged: Judged) -> None:
+        self._rewards.publish(to_message(judged.pack()))
+        shares = judged.shares
         if self._values.get_subscription_count():
             self._values.publish(Float32(data=float(shares.total)))
         for publisher, value in zip(self._shares, shares.values, strict=True):
@@ -219,16 +162,11 @@ class RewardNode(PipelineNode):
 
     def status(self):
         """Report steps whose inputs did not come, and what terms lack."""
-        values = {"steps_incomplete": str(self._join.incomplete)}
+        values = {"steps_incomplete": str(self._judge.join.incomplete)}
         problems = self._reward.problems
         if problems:
             return DiagnosticStatus.WARN, "; ".join(problems.values()), values
         return DiagnosticStatus.OK, f"terms {', '.join(self._reward.names)}", values
-
-
-def _default_terms(environment: bool) -> dict[str, dict]:
-    terms = {"environment": {"weight": 1.0}} if environment else {}
-    return terms | {"success": {"weight": 1.0}}
 
 
 def main(args=None) -> None:

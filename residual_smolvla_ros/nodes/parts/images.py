@@ -7,7 +7,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from residual_smolvla_ros.robots.frames import decode
+from residual_smolvla_ros.robots.frames import decode, reduce
 
 try:
     from cv_bridge import CvBridge
@@ -16,12 +16,6 @@ try:
 except (ImportError, AttributeError):
     # Not on PyPI; and Jazzy's build of it needs numpy 1 where LeRobot needs numpy 2.
     _BRIDGE = None
-
-_REDUCED = {
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
 
 
 def to_image_message(pixels: np.ndarray, stamp: Time, frame_id: str) -> Image:
@@ -40,12 +34,7 @@ def from_image_message(message: Image, factor: int = 1) -> np.ndarray:
 
     Of each `factor` rows and columns one is taken.
     """
-    pixels = _to_pixels(message)
-    if factor == 1:
-        return pixels
-    height, width, _ = pixels.shape
-    size = -(-width // factor), -(-height // factor)
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST)
+    return reduce(_to_pixels(message), factor)
 
 
 def _to_pixels(message: Image) -> np.ndarray:
@@ -80,18 +69,9 @@ def from_compressed_message(message: CompressedImage, factor: int = 1) -> np.nda
     Decoded at a size that is smaller by a factor of 1, 2, 4 or 8: a JPEG takes less time then.
     """
     try:
-        return decode(message.data) if factor == 1 else _decode_reduced(message.data, factor)
+        return decode(message.data, factor)
     except ValueError as error:
         raise ValueError(f"compressed image: {error} (format {message.format!r})") from None
-
-
-def _decode_reduced(data, factor: int) -> np.ndarray:
-    values = np.frombuffer(data, dtype=np.uint8)
-    flags = _REDUCED[factor] | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(values, flags) if values.size else None
-    if image is None:
-        raise ValueError(f"expected a whole compressed image, found {values.size} other bytes")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def to_png_message(message: Image) -> CompressedImage:
