@@ -132,7 +132,7 @@ def test_an_estimate_from_before_the_episode_does_not_count(make_node):
     for stamp, expected in ((990, False), (1005, True)):
         blob = pack(SUCCESS_ESTIMATE, {"probability": 1.0}, stamp=stamp, success=True)
         node._judge.take_estimate(unpack(SUCCESS_ESTIMATE, blob))
-        assert node._estimated == expected
+        assert node._judge._estimated == expected
 
 
 def test_a_pose_that_is_missing_is_named_and_the_step_marked(make_node):
