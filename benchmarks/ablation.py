@@ -22,7 +22,7 @@ CHANGES = (
     {"clip_range": 0.1},
     {"epochs": 4},
     {"actor_learning_rate": 0.0003},
-    {"learning_rate_schedule": "linear"},
+    {"learning_rate_schedule": "constant"},
     {"learning_rate_schedule": "adaptive"},
     {"target_kl": 0.0},
     {"kl_stop": "minibatch"},
@@ -36,7 +36,7 @@ CHANGES = (
     {"residual_ramp_steps": 50_000},
     {"time_limit_ends": True},
     {"warmup_updates": 0},
-    {"episodes_per_update": 20},
+    {"episodes_per_update": 50},
     {"hold_steps": 1},
     {"log_std_init": -1.0},
     {"action_space": "joint", "action_scale": 0.15},
@@ -61,7 +61,7 @@ def write_config(config: Path, change: dict, folder: Path) -> Path:
 def main() -> None:
     """Train, evaluate and print one row after the other."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config", type=Path, default=success.HERE / "configs" / "privileged.yaml")
+    parser.add_argument("--config", type=Path, default=success.HERE.parent / "config" / "sim.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--total-steps", type=int, default=100_000)
     parser.add_argument("--num-envs", type=int, default=20)

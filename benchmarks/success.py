@@ -1,6 +1,6 @@
 """Success over env steps and wall time, of several training seeds; interrupted, it goes on.
 
-    .venv/bin/python benchmarks/success.py privileged --seeds 0 1 2 3 4 --total-steps 400000
+    .venv/bin/python benchmarks/success.py config/sim.yaml --seeds 0 1 2 3 4 --total-steps 400000
 
 trains each config of benchmarks/configs/ (or a path) with each seed by `residual-smolvla train`,
 evaluates on the same held-out scenes with the same flow noise, and writes to benchmarks/results/:
