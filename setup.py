@@ -17,6 +17,7 @@ NODES = (
     "success_classifier",
     "frame_collector",
     "recorder",
+    "replay",
     "teleop",
     "keyboard",
     "console",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from residual_smolvla_ros import arguments, pipeline
 from residual_smolvla_ros.recording import convert
+from residual_smolvla_ros.recording.checks import command as replay
 from residual_smolvla_ros.success import training as success_training
 from residual_smolvla_ros.training import command as training
 
@@ -17,6 +18,8 @@ USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residua
                                                       train a reward model on labelled frames
        residual-smolvla convert bag:=<bag> output:=<dataset>
                                                       a recorded session as a LeRobotDataset
+       residual-smolvla replay bag:=<bag> [check:=policy|reward|learner]
+                                                      play a bag into the graph, or check a session
        residual-smolvla keys [robot:=so101_sim]       label, stop and take over from this terminal
        residual-smolvla call <service>                call a service, such as episode/success
        residual-smolvla <command> --show-args         list the arguments"""
@@ -31,7 +34,7 @@ BATCH = {
     success_training.TRAIN_SUCCESS: success_training,
     convert.CONVERT: convert,
 }
-COMMANDS = (*PIPELINES, *BATCH, "report", "keys", "call")
+COMMANDS = (*PIPELINES, *BATCH, replay.REPLAY, "report", "keys", "call")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,13 +60,16 @@ def _run(argv: list[str]) -> int:
     if command == "keys":
         return _keys(["--help"] if wants_help else rest)
     if wants_help:
-        print(_show_arguments(command) if command in (*PIPELINES, *BATCH) else USAGE)
+        has_arguments = command in (*PIPELINES, *BATCH, replay.REPLAY)
+        print(_show_arguments(command) if has_arguments else USAGE)
         return 0
     if command == "call":
         return _call(rest)
     given = _parse(rest)
     if command == "report":
         return _report(given)
+    if command == replay.REPLAY:
+        return _replay(given)
     if command in BATCH:
         return BATCH[command].run(given)
     return _start(command, given)
@@ -81,7 +87,8 @@ def _parse(tokens: list[str]) -> dict[str, str]:
 
 def _show_arguments(mode: str) -> str:
     lines = [f"Arguments of residual-smolvla {mode} (name:=value):", ""]
-    of_mode = BATCH[mode].ARGUMENTS if mode in BATCH else arguments.arguments(mode)
+    commands = BATCH | {replay.REPLAY: replay}
+    of_mode = commands[mode].ARGUMENTS if mode in commands else arguments.arguments(mode)
     for argument in of_mode:
         lines.append(f"    {argument.name}:")
         lines.append(f"        {argument.help} (default: {argument.default or '-'})")
@@ -125,6 +132,17 @@ def _report(given: dict[str, str]) -> int:
     from residual_smolvla_ros.reporting.table import format_table
 
     print(format_table(write_report(run)))
+    return 0
+
+
+def _replay(given: dict[str, str]) -> int:
+    values = replay.parse(given)
+    if values["check"]:
+        return replay.run_check(values)
+    os.environ.update(pipeline.environment())
+    from residual_smolvla_ros.nodes import replay as node
+
+    node.main(node.ros_arguments(values))  # ends the process
     return 0
 
 

@@ -1,13 +1,16 @@
 """The pipeline as a launch description: what `launch/*.launch.py` start."""
 
+import sys
+
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction, Shutdown
 from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from residual_smolvla_ros import arguments, pipeline
+from residual_smolvla_ros.recording.checks import command as replay
 
 # launch keeps these beside the user's arguments.
 _OF_LAUNCH = {
@@ -28,6 +31,16 @@ def describe(mode: str) -> LaunchDescription:
     It refuses unknown arguments, also those of a launch file around it: include it there in a
     `GroupAction(..., forwarding=False)`.
     """
+    return _describe(arguments.arguments(mode), _start, mode)
+
+
+def describe_replay() -> LaunchDescription:
+    """Return the launch description of a bag that is played, or checked."""
+    return _describe(replay.ARGUMENTS, _replay)
+
+
+def _describe(wanted, start, *further) -> LaunchDescription:
+    """Return a description that calls `start` with `further` and with what a person gave."""
     given: dict[str, str] = {}
 
     def note(context: LaunchContext) -> None:
@@ -39,16 +52,32 @@ def describe(mode: str) -> LaunchDescription:
     declared = [
         DeclareLaunchArgument(argument.name, default_value=argument.default,
                               description=argument.help)
-        for argument in arguments.arguments(mode)
+        for argument in wanted
     ]  # fmt: skip
-    start = OpaqueFunction(function=_start, args=[mode, given])
-    return LaunchDescription([OpaqueFunction(function=note), *declared, start])
+    started = OpaqueFunction(function=start, args=[*further, given])
+    return LaunchDescription([OpaqueFunction(function=note), *declared, started])
 
 
 def _start(context: LaunchContext, mode: str, given: dict[str, str]) -> list[Action]:
     described = pipeline.build(mode, given)
     nodes = [_node(spec, described) for spec in described.nodes]
     return [LogInfo(msg=f"run: {described.output}"), *nodes]
+
+
+def _replay(context: LaunchContext, given: dict[str, str]) -> list[Action]:
+    values = replay.parse(given)
+
+    def end(event: ProcessExited, context: LaunchContext) -> None:
+        if event.returncode and not context.is_shutdown:
+            raise RuntimeError(f"replay ended with exit code {event.returncode}")
+
+    common = {"additional_env": pipeline.environment(), "output": "screen", "on_exit": end}
+    if values["check"]:
+        words = [f"{name}:={value}" for name, value in given.items()]
+        command = [sys.executable, "-m", f"{pipeline.PACKAGE}.cli", replay.REPLAY, *words]
+        return [ExecuteProcess(cmd=command, emulate_tty=True, **common)]
+    parameters = {name: _typed(value) for name, value in replay.node_parameters(values).items()}
+    return [Node(package=pipeline.PACKAGE, executable="replay", parameters=[parameters], **common)]
 
 
 def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
