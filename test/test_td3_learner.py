@@ -258,7 +258,8 @@ def test_an_earlier_run_gives_demonstrations_and_they_are_kept(make_learner, tra
     earlier, learner, resumed = make_learner(), make_learner(), make_learner()
     train(earlier, range(4))
     earlier.save(tmp_path / "earlier" / "checkpoints", {})
-    learner.learn_from(tmp_path / "earlier")
+    learner.demonstrations = str(tmp_path / "earlier")
+    learner.begin()
     assert len(learner.algorithm.demonstrations) >= 32
     assert len(learner.algorithm.replay) == 0
     learner.save(tmp_path / "checkpoints", {})
@@ -266,5 +267,7 @@ def test_an_earlier_run_gives_demonstrations_and_they_are_kept(make_learner, tra
     train(learner, range(4, 8))
     train(resumed, range(4, 8))
     assert same_bits(resumed, learner)
+    other = make_learner(n_step=1)
+    other.demonstrations = learner.demonstrations
     with pytest.raises(CheckpointError, match="n_step"):
-        make_learner(n_step=1).learn_from(tmp_path / "earlier")
+        other.begin()

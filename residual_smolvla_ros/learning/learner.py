@@ -103,6 +103,9 @@ class Learner:
         """Episodes waiting for the next update."""
         return len(self._episodes)
 
+    def begin(self) -> None:
+        """Take what a new run begins with, beside weights."""
+
     def add_episode(self, episode: Episode) -> dict[str, float] | None:
         """Take an episode; return the metrics of the update that it completed, if any.
 

@@ -37,6 +37,8 @@ class LearnerRun:
             learner.resume(load_checkpoint(output, training=True))
         elif residual:
             learner.load(load_checkpoint(residual))
+        if not resume:
+            learner.begin()
         self._started = time.monotonic()
         output.mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(str(output / "tensorboard"))

@@ -49,13 +49,16 @@ def make_learner(
             for field in dataclasses.fields(kind)
         }
     )
-    return learner(
+    made = learner(
         make_residual(parameter, joint_names, token_shape, squash=name == "td3"),
         config,
         parameter("episodes_per_update", episodes, "episodes of one update"),
         parameter("warmup_updates", 2, "first updates, of the critic only"),
         seed,
     )
+    if isinstance(made, TD3Learner):
+        made.demonstrations = parameter("demonstrations", "", "run whose replay shows what to do")
+    return made
 
 
 def make_residual(

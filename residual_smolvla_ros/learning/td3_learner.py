@@ -33,6 +33,7 @@ class TD3Learner(Learner):
         seed: int = 0,
     ):
         super().__init__(residual, config, episodes_per_update, warmup_updates, seed)
+        self.demonstrations = ""
         self._due: list[Episode] = []
         self._finished: dict[str, float] | None = None
         self._unsaved: list[tuple[str, Transitions]] = []
@@ -73,12 +74,14 @@ class TD3Learner(Learner):
         episodes, self._due = self._due, []
         return self._update(episodes)
 
-    def learn_from(self, run: Path) -> None:
-        """Take what an earlier run kept in its replay as demonstrations.
+    def begin(self) -> None:
+        """Take what the run of `demonstrations`, if any, kept in its replay as demonstrations.
 
         Raises CheckpointError where it is not of this configuration, or discounted otherwise.
         """
-        checkpoint = load_checkpoint(run)
+        if not self.demonstrations:
+            return
+        checkpoint = load_checkpoint(Path(self.demonstrations).expanduser())
         self._check(checkpoint)
         earlier = read_rows(checkpoint.path.parent / REPLAY, self._discounting())
         rows = [(DEMONSTRATIONS, rows) for _, rows in earlier]
