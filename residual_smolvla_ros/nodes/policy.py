@@ -1,7 +1,5 @@
 """Node `policy`: frozen SmolVLA and residual, one command for each `joint_states` message."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from builtin_interfaces.msg import Duration
@@ -286,8 +284,8 @@ class PolicyNode(PipelineNode):
             now, lerobot_to_rad(step.command, self._joint_names)
         )
         if blended:
-            self._policy.interrupt()
-            step = replace(step, command=rad_to_lerobot(positions, self._joint_names))
+            command = rad_to_lerobot(positions, self._joint_names)
+            step = self._policy.overrule(step, command, state)
         return step, positions, blended
 
     def _publish_command(self, message: JointState, stamp: int, positions: np.ndarray) -> None:

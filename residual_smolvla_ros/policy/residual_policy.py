@@ -143,10 +143,6 @@ class ResidualSmolVLAPolicy:
         """Plan anew before the next step, and sample a residual anew."""
         self._outdated, self._held = True, None
 
-    def interrupt(self) -> None:
-        """Sample a residual anew in the next step: the one so far was not acted on."""
-        self._held = None
-
     def plan(self, images: dict[str, np.ndarray], state: np.ndarray) -> None:
         """Let SmolVLA plan the next chunk from images (H, W, 3) and state in LeRobot's units."""
         self.take_plan(self.base.plan(images, state, self.task, self.next_noise()))
@@ -218,18 +214,22 @@ class ResidualSmolVLAPolicy:
         Its features are those that the policy would have seen, with the plan so far; its residual
         is the one that comes closest to what the person added to the plan.
         """
-        features, base = self.features(state, extra), self._planned()
-        correction = command - self.base.unnormalise_action(base)
-        residual = self._space.residual(correction, state).astype(np.float32)
-        step = replace(
-            self._without_residual(features, base, command, decision=True),
-            residual=residual,
-            correction=correction,
-        )
-        self._held = None
+        features = self.features(state, extra)
+        step = self._without_residual(features, self._planned(), command, decision=True)
+        step = self.overrule(step, command, state)
         self._chunk_index = min(self._chunk_index + 1, len(self._chunk))
         self._advance()
         return step
+
+    def overrule(self, step: PolicyStep, command: np.ndarray, state: np.ndarray) -> PolicyStep:
+        """Return a step with another command, and the residual that comes closest to it.
+
+        The next step samples a residual anew, for the one so far is not acted on.
+        """
+        self._held = None
+        correction = command - self.base.unnormalise_action(step.base)
+        residual = self._space.residual(correction, state).astype(np.float32)
+        return replace(step, command=command, correction=correction, residual=residual)
 
     def features(self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Return the features (feature_size,) of a state; a critic bootstraps from the last."""

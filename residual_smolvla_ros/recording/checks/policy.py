@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,13 +42,19 @@ def check_policy(bag: Bag, base_checkpoint: str = "") -> Report:
     Raises ValueError with one line where the actions cannot be computed.
     """
     session = read_session(bag)
-    need(bag, "joint_states", SENT, "policy/step", "episode/event")
     path, is_same = find_base(session, base_checkpoint)
-    report = Report()
+    report = recompute(bag, session, path)
     if not is_same:
-        report.line("the base is another one than the session's")
-    check = _Check(bag, session, FrozenSmolVLA(path, parameters_of(session, "policy")(
-        "device", "cpu")))  # fmt: skip
+        report.parts.insert(0, "the base is another one than the session's")
+    return report
+
+
+def recompute(bag: Bag, session: Session, base: FrozenSmolVLA | Path) -> Report:
+    """Return what `check_policy` does, computed by a base or by that of a folder."""
+    need(bag, "joint_states", SENT, "policy/step", "episode/event")
+    if isinstance(base, Path):
+        base = FrozenSmolVLA(base, parameters_of(session, "policy")("device", "cpu"))
+    report, check = Report(), _Check(bag, session, base)
     for episode in check.episodes():
         check.play(episode)
     report.table(Comparison.HEADER, [quantity.row for quantity in check.quantities.values()])
@@ -272,17 +279,16 @@ class _Check:
             policy.see(policy.base.encode([images], policy.config.vision_cameras)[0], age)
         if not policy.has_tokens:
             raise BagError(f"step {stamp} needs vision tokens, and none were taken until then")
+        command = record["command"]
+        if stamp in self._sent:  # as precise as it was
+            command = rad_to_lerobot(self._sent[stamp], self._joint_names)
         if led:
             self.led += 1
-            command = record["command"]
-            if stamp in self._sent:  # as precise as it was
-                command = rad_to_lerobot(self._sent[stamp], self._joint_names)
             return policy.follow(command, state, extra), QUANTITIES[:3]
         step = policy.step(state, extra)
         if told["intervention"]:
             self.blended += 1
-            policy.interrupt()
-            return step, QUANTITIES[:3]
+            return policy.overrule(step, command, state), QUANTITIES[:3]
         return step, QUANTITIES
 
     def _task_at(self, stamp: int) -> str:
