@@ -1,0 +1,318 @@
+"""A session's bag checked without ROS: what was recorded is found again, what was not is named."""
+
+import dataclasses
+
+import made_session as made
+import numpy as np
+import pytest
+from test_rollout_assembly import make_reward, make_step, stamp_of
+
+from residual_smolvla_ros import cli
+from residual_smolvla_ros.errors import BagError
+from residual_smolvla_ros.learning.checkpoint import save_checkpoint
+from residual_smolvla_ros.learning.intake import Intake
+from residual_smolvla_ros.learning.run import LearnerRun
+from residual_smolvla_ros.learning.schedule import VALIDATION, EpisodePlan
+from residual_smolvla_ros.learning.settings import make_learner
+from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
+from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.recording.bag_reader import Bag, Message
+from residual_smolvla_ros.recording.bag_writer import typestore
+from residual_smolvla_ros.recording.checks.learner import check_learner
+from residual_smolvla_ros.recording.checks.policy import check_policy, recompute
+from residual_smolvla_ros.recording.checks.reward import check_reward
+from residual_smolvla_ros.recording.episodes import read
+from residual_smolvla_ros.recording.session import (
+    IMAGE,
+    JOINTS,
+    RECORD,
+    SESSION,
+    STRING,
+    read_session,
+)
+from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, WEIGHTS, pack, unpack
+from residual_smolvla_ros.robots.frames import decode
+from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
+
+LEARNER = {
+    "features": ["episode_time"],
+    "action_space": "joint",
+    "joint_names": [JOINT_NAMES[0]],
+    "hidden_sizes": [8],
+    "episodes_per_update": 1,
+    "warmup_updates": 1,
+    "seed": 3,
+}
+
+
+def described(executable: str, parameters: dict, **changes) -> Message:
+    """The description of a session with one node more."""
+    session = made.session()
+    node = {"name": executable, "executable": executable, "parameters": parameters,
+            "parameter_files": [], "remappings": []}  # fmt: skip
+    others = [n for n in session.nodes if n["executable"] != executable]
+    text = dataclasses.replace(session, nodes=[*others, node], **changes).to_json()
+    return Message(SESSION, STRING, made.serialise(STRING, data=text), 1)
+
+
+def rows(report) -> dict[str, list[str]]:
+    """The words of each line by its first one, the last of those with the same."""
+    return {words[0]: words[1:] for words in map(str.split, str(report).splitlines()) if words}
+
+
+# -- learner --------------------------------------------------------------------------------
+
+
+def event(name: str, episode: int, steps: int, good: bool = False, **plan) -> bytes:
+    plan = EpisodePlan(episode, plan.get("phase", "train"), 0, episode, steps)
+    return pack(EPISODE_EVENT, event=name, episode=episode, plan=plan.to_json(),
+                reason="terminated", success=good, label="success" if good else "failure",
+                last_stamp=stamp_of(episode, steps - 1), steps=steps)  # fmt: skip
+
+
+def learner_session(folder, **changes) -> list[Message]:
+    """Four updates, of which one is rolled back; a step of the second episode is lost."""
+    learner = make_learner(lambda n, d, _: LEARNER.get(n, d), (JOINT_NAMES[0],), None, 3)
+    run, now, messages = LearnerRun(folder, learner, {}, False), [10.0], []
+
+    def add(topic: str, blob: bytes) -> None:
+        messages.append(Message(topic, RECORD, made.record(blob), int(now[0] * 1e9)))
+
+    intake = Intake(run, lambda blob: add("learner/weights", blob), lambda text: None,
+                    clock=lambda: now[0])  # fmt: skip
+    messages.append(described("learner", LEARNER | {"executed_commands": False}, **changes))
+    add("learner/weights", intake.weights())
+    for episode in range(1, 5):
+        for tick in range(4):
+            now[0] += 0.03
+            intake.watch()
+            step, reward = make_step(episode, tick), make_reward(episode, tick)
+            add("policy/step", pack(STEP, step.tensors, **step.metadata))
+            intake.take_step(step)
+            if (episode, tick) != (2, 2):
+                add("reward", pack(REWARD, reward.tensors, **reward.metadata))
+                intake.take_reward(reward)
+        end = event("end", episode, 4)
+        add("episode/event", end)
+        intake.take_event(unpack(EPISODE_EVENT, end))
+        now[0] += 3.0  # longer than a record may take
+        intake.watch()
+        if episode in (1, 3):
+            verdict = event("validated", episode, 4, good=episode == 1, phase=VALIDATION)
+            add("episode/event", verdict)
+            intake.take_event(unpack(EPISODE_EVENT, verdict))
+    run.close()
+    return messages
+
+
+def test_all_updates_of_a_session_redone_end_in_its_bits(tmp_path):
+    """Also after a rollback, and after an episode that was cut since a reward did not come."""
+    with Bag(made.write(tmp_path / "bag", learner_session(tmp_path / "run"))) as bag:
+        report = check_learner(bag)
+    assert report.agrees, str(report)
+    assert [number for number, row in rows(report).items() if row[-1] == "equal"] == list("012345")
+    assert "2 of 4 steps were lost" in str(report)
+    assert "rolled back" in str(report)
+
+
+def test_a_reward_that_the_bag_lacks_is_seen_in_the_version_that_it_led_to(tmp_path):
+    messages = learner_session(tmp_path / "run")
+    bag = made.write(tmp_path / "bag", made.without(messages, "reward", 9))  # of episode 3
+    with Bag(bag) as opened:
+        report = check_learner(opened)
+    assert not report.agrees
+    found = rows(report)
+    assert found["2"][-1] == "equal"
+    assert "values differ" in " ".join(found["3"])
+
+
+def test_a_resumed_session_needs_its_checkpoint_and_goes_on_from_it(tmp_path):
+    messages = learner_session(tmp_path / "run", resumed=True)
+    weights = [m for m in messages if m.topic == "learner/weights"]
+    record = unpack(WEIGHTS, read(RECORD, weights[0].data).data.tobytes())
+    with Bag(made.write(tmp_path / "bag", messages)) as bag:
+        with pytest.raises(BagError, match="checkpoint:=<folder>, since the session was resumed"):
+            check_learner(bag)
+        untouched = make_learner(lambda n, d, _: LEARNER.get(n, d), (JOINT_NAMES[0],), None, 3)
+        path = save_checkpoint(
+            tmp_path / "from", untouched.residual, untouched.weights(),
+            untouched.algorithm.state(), dataclasses.asdict(untouched.counters),
+            {"algorithm": "ppo", "episodes_per_update": 1, "warmup_updates": 1},
+        )  # fmt: skip
+        report = check_learner(bag, checkpoint=str(path))
+    assert record.metadata["version"] == 0
+    assert report.agrees, str(report)
+
+
+# -- policy ---------------------------------------------------------------------------------
+
+
+def header(stamp: int):
+    return made._header(stamp)
+
+
+def trajectory(stamp: int, positions: np.ndarray) -> bytes:
+    types = typestore().types
+    duration = types["builtin_interfaces/msg/Duration"](sec=0, nanosec=made.PERIOD)
+    none = np.zeros(0)
+    point = types["trajectory_msgs/msg/JointTrajectoryPoint"](
+        positions=positions, velocities=none, accelerations=none, effort=none,
+        time_from_start=duration)  # fmt: skip
+    return made.serialise("trajectory_msgs/msg/JointTrajectory", header=header(stamp),
+                          joint_names=list(JOINT_NAMES), points=[point])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def played(base, kinematics) -> list[Message]:
+    """An episode in real time: old images, a takeover and a handover, tokens that come late."""
+    config = ResidualConfig.from_names(
+        ["state", "base_action", "vision", "vision_age"], 6, token_shape=base.token_shape,
+        action_space="joint", action_scale=0.2, hidden_sizes=(8,), vision_period_steps=3,
+        log_std_init=-1.0,
+    )  # fmt: skip
+    policy = ResidualSmolVLAPolicy(base, "Lift", kinematics)
+    network = ResidualActorCritic(config).state_dict()
+    policy.load_weights(config, network, version=2)
+    plan = EpisodePlan(1, "train", 0, 5, 8, weights_version=2, explore=True)
+    policy.begin_episode(plan.seed, plan.max_steps, plan.use_residual, plan.explore)
+    parameters = {"cameras": list(base.cameras), "task": "Lift", "rate_hz": 30.0}
+    messages = [described("policy", parameters)]
+
+    def add(topic: str, kind: str, data: bytes) -> None:
+        messages.append(Message(topic, kind, data, stamp_of(1, 0) + 10**6 * len(messages)))
+
+    weights = pack(WEIGHTS, {n: v.numpy() for n, v in network.items()}, version=2,
+                   config=config.to_json(), progress="{}", anytime=False)  # fmt: skip
+    add("learner/weights", RECORD, made.record(weights))
+    add("episode/event", RECORD, made.event(plan, "prepare", "", 0, 0))
+    for tick in range(9):
+        stamp, stamps = made.stamp_of(1, tick), {}
+        for shade, camera in enumerate(base.cameras):
+            stamps[camera] = stamp - 20_000_000 * (1 + shade)
+            image = made.image(stamps[camera], 20 * tick + 50 * shade)
+            add(f"{camera}/image_raw/compressed", IMAGE, image)
+        joints = made.position(stamp)
+        add("joint_states", JOINTS, made.serialise(
+            JOINTS, header=header(stamp), name=list(JOINT_NAMES), position=joints,
+            velocity=0.1 * joints, effort=np.zeros(6)))  # fmt: skip
+        state, extra = rad_to_lerobot(joints), {"velocity": 0.1 * joints}
+        images = {name: decode(read(IMAGE, m.data).data) for name in base.cameras
+                  for m in messages if m.topic.startswith(f"{name}/")}  # fmt: skip
+        led, blended, told = tick in (3, 4), tick == 5, {"plan_images": {}, "token_images": {}}
+        if tick in (0, 5):  # back from the person it plans anew
+            policy.plan(images, state)
+            told["plan_images"] = stamps
+        if tick in (0, 4):
+            policy.see(base.encode([images])[0], 1)
+            told["token_images"] = stamps
+        if tick == 8:
+            step = policy.finish(state, extra)
+        elif led:
+            step = policy.follow(state + 7.0 * tick, state, extra)
+        else:
+            step = policy.step(state, extra)
+        positions = lerobot_to_rad(step.command)
+        if blended:
+            positions = positions + 0.1
+            step = policy.overrule(step, rad_to_lerobot(positions), state)
+        if tick < 8:
+            add("joint_trajectory", "trajectory_msgs/msg/JointTrajectory",
+                trajectory(stamp, positions))  # fmt: skip
+        names = ("features", "base", "residual", "command", "log_prob", "value")
+        blob = pack(STEP, {n: getattr(step, n) for n in names}, stamp=stamp, episode=1, tick=tick,
+                    weights_version=2, decision=step.decision, final=tick == 8,
+                    intervention=led or blended, token_age_ms=0, **told)  # fmt: skip
+        add("policy/step", RECORD, made.record(blob))
+    return messages
+
+
+def test_every_action_is_computed_anew_to_the_bit_with_and_without_a_person(played, base, tmp_path):
+    with Bag(made.write(tmp_path / "bag", played)) as bag:
+        report = recompute(bag, read_session(bag), base)
+    assert report.agrees, str(report)
+    compared = rows(report)
+    assert compared["features"] == ["9", "0", "100.00%"]
+    assert compared["command"] == ["5", "0", "100.00%"]
+    assert "2 steps of a person, 1 of a handover" in str(report)
+    # Log times are 1 ms apart: the trajectory comes right after the state.
+    assert compared["policy/step"][:4] == ["9", "2", "2", "2"]
+
+
+def test_another_state_and_a_missing_image_do_not_pass(played, base, tmp_path):
+    messages = list(played)
+    at = [i for i, m in enumerate(messages) if m.topic == "joint_states"][1]
+    messages[at] = dataclasses.replace(
+        messages[at], data=made.serialise(
+            JOINTS, header=header(made.stamp_of(1, 1)), name=list(JOINT_NAMES),
+            position=np.zeros(6), velocity=np.zeros(6), effort=np.zeros(6)))  # fmt: skip
+    messages = made.without(messages, f"{base.cameras[0]}/image_raw/compressed", 5)
+    with Bag(made.write(tmp_path / "bag", messages)) as bag:
+        report = recompute(bag, read_session(bag), base)
+    assert not report.agrees
+    assert rows(report)["features"][0] == "5"  # up to the plan that cannot be made
+    assert f"4 steps, images are missing: {base.cameras[0]} of stamp" in str(report)
+
+
+def test_another_base_than_the_sessions_is_refused_but_on_purpose(played, tmp_path):
+    other = {"path": str(tmp_path), "sha256": "0" * 64}
+    (tmp_path / "model.safetensors").write_bytes(b"another")
+    messages = [described("policy", {}, base_checkpoint=other), *played[1:]]
+    with (
+        Bag(made.write(tmp_path / "bag", messages)) as bag,
+        pytest.raises(BagError, match=r"sha256 000000000000.*found another one"),
+    ):
+        check_policy(bag)
+
+
+# -- reward ---------------------------------------------------------------------------------
+
+
+def test_new_terms_are_summed_beside_the_recorded_rewards(tmp_path):
+    terms = '{"/**/reward": {"ros__parameters": {"terms": {"time": {"weight": -0.5}}}}}'
+    (tmp_path / "new.yaml").write_text(terms)
+    reward = {"environment": False, "executed_commands": False, "cameras": ["front"],
+              "lockstep": False}  # fmt: skip
+    messages = [described("reward", reward), *made.episode(1, 4, "success", late=True)]
+    with Bag(made.write(tmp_path / "bag", messages)) as bag:
+        old, new = check_reward(bag), check_reward(bag, str(tmp_path / "new.yaml"))
+    assert not old.agrees  # rewards that nobody judged so
+    # The last step has no following state here, and so no new reward.
+    assert rows(new)["1"] == ["train", "4", "success", "2.5", "-1.5"]
+
+
+# -- what is refused ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["check:=polcy"], "expected policy or reward or learner, found 'polcy'"),
+        (["check:=reward", "rate:=2"], "rate: expected none of them, found check:=reward"),
+        (["check:=learner"], "expected the topics"),
+        (["remap:=a"], "expected old=new"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused_in_one_line(words, expected, tmp_path, capsys):
+    bag = made.write(tmp_path / "bag", made.described(made.episode(1, 2, "success")))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["replay", f"bag:={bag}", *words])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert expected in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_bag_that_is_cut_off_is_checked_only_where_that_is_allowed(tmp_path, capsys):
+    bag = made.write(tmp_path / "bag", learner_session(tmp_path / "run"))
+    file = bag / "bag_0.mcap"
+    content = file.read_bytes()
+    (bag / "metadata.yaml").unlink()
+    file.write_bytes(content[: content.rindex(b"\x89MCAP0\r\n") - 40])  # the end of its index
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["replay", f"bag:={bag}", "check:=learner"])
+    assert ended.value.code == 2
+    assert "truncated:=allow" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["replay", f"bag:={bag}", "check:=learner", "truncated:=allow"])
+    assert ended.value.code == 0
