@@ -84,7 +84,9 @@ def run(bag: Path, *words: str, codes: tuple[int, ...] = (0,)) -> float:
     """Return how long a replay takes in s, its start included."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "residual_smolvla_ros.cli", "replay", f"bag:={bag}", *words]
-    code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+    # The command chooses its own DDS profile where none is set.
+    env = {n: v for n, v in os.environ.items() if n != "FASTRTPS_DEFAULT_PROFILES_FILE"}
+    code = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, env=env).returncode
     if code not in codes:
         raise SystemExit(f"replay ended with exit code {code}")
     return time.perf_counter() - start

@@ -139,7 +139,7 @@ def _replay(given: dict[str, str]) -> int:
     values = replay.parse(given)
     if values["check"]:
         return replay.run_check(values)
-    os.environ.update(pipeline.environment())
+    os.environ.update(pipeline.replay_environment())
     from residual_smolvla_ros.nodes import replay as node
 
     node.main(node.ros_arguments(values))  # ends the process

@@ -71,7 +71,7 @@ def _replay(context: LaunchContext, given: dict[str, str]) -> list[Action]:
         if event.returncode and not context.is_shutdown:
             raise RuntimeError(f"replay ended with exit code {event.returncode}")
 
-    common = {"additional_env": pipeline.environment(), "output": "screen", "on_exit": end}
+    common = {"additional_env": pipeline.replay_environment(), "output": "screen", "on_exit": end}
     if values["check"]:
         words = [f"{name}:={value}" for name, value in given.items()]
         command = [sys.executable, "-m", f"{pipeline.PACKAGE}.cli", replay.REPLAY, *words]

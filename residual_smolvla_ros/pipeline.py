@@ -314,9 +314,14 @@ def output_folder(mode: str, values: dict) -> Path:
     return output
 
 
-def environment() -> dict[str, str]:
+def replay_environment() -> dict[str, str]:
+    """Return what the node `replay` needs: a DDS that hears soon of what was taken."""
+    return environment("fastdds_replay.xml")
+
+
+def environment(profile_file: str = "fastdds.xml") -> dict[str, str]:
     """Return what the nodes need in their environment; a user's own choice stands."""
-    profile = share_directory() / "config" / "fastdds.xml"
+    profile = share_directory() / "config" / profile_file
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
         # Stays on this machine unless its user opens it.

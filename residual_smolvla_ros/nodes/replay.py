@@ -21,8 +21,8 @@ from residual_smolvla_ros.recording.tracks import Track, check_joints, choose, i
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
 LOOK_S = 0.05
-# As fast as it goes, so much may be under way: that a message was taken is told late, by DDS's
-# next heartbeat.
+# As fast as it goes, so much may be under way: that a message was taken is told late, when DDS's
+# next heartbeat asks for it (config/fastdds_replay.xml).
 UNDER_WAY, UNDER_WAY_BYTES = 1000, 64_000_000
 ACK_S = 5.0
 # As the simulator does with a state that is not answered.
