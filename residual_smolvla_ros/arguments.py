@@ -93,6 +93,7 @@ ARGUMENTS = (
     Argument(
         "record", "false", "true: write a bag; session: for a ros2 bag record of one", _record
     ),
+    Argument("dataset", "", "LeRobotDataset to write; in lockstep with camera_period_steps:=1"),
     Argument("seed", "0", "seed of everything that is random in training", whole_number),
     Argument("eval_episodes", "200", "held-out episodes of an evaluation", whole_number),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),

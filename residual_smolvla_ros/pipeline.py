@@ -22,7 +22,7 @@ from residual_smolvla_ros.arguments import (
 from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
 from residual_smolvla_ros.image_period import chunk_steps, vision_steps
-from residual_smolvla_ros.session_outline import free_folder, outline
+from residual_smolvla_ros.session_outline import dataset_folder, free_folder, outline
 
 PACKAGE = "residual_smolvla_ros"
 SIM_RATE_HZ = 30.0
@@ -120,7 +120,8 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         "total_steps": values.get("total_steps", 0),
         "lockstep": lockstep,
     }
-    recorded = {"recorded": values["record"] != "false"}
+    is_recorded = values["record"] != "false" or bool(values["dataset"])
+    recorded = {"recorded": is_recorded}
     episode = run | recorded | _episode(values, training, bool(residual))
     own_reset = values["reset_service"]
     remaps = ((RESET, own_reset),) if own_reset != RESET else ()
@@ -132,7 +133,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         *_beside(values, devices["teleop"], robot_nodes[0].name, cameras, output, files),
         NodeSpec("episode", episode, files, remaps),
     ]
-    if values["record"] != "false":
+    if is_recorded:
         nodes.insert(0, _recorder(mode, values, cameras, output, run, nodes))
     return Pipeline(mode, output, tuple(nodes), environment(), values)
 
@@ -191,7 +192,7 @@ def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files
 
 
 def _recorder(mode: str, values: dict, cameras, output: Path, run: dict, nodes) -> NodeSpec:
-    """Return the node that writes a bag of the session, or only describes it."""
+    """Return the node that writes a bag or a dataset of the session, or only describes it."""
     needed = ["joint_states", "joint_trajectory", "policy/step", "reward", "episode/event"]
     needed.append("environment/state" if values["sim"] else "executed_command")
     if mode == FINETUNE:
@@ -204,6 +205,7 @@ def _recorder(mode: str, values: dict, cameras, output: Path, run: dict, nodes) 
         # A camera passes its own JPEG on; the simulator has none.
         "image_transport": "raw" if values["sim"] else "compressed",
         "needed": needed,
+        "dataset": dataset_folder(values),
     }
     return NodeSpec("recorder", parameters, nodes[0].parameter_files)
 

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from residual_smolvla_ros.arguments import ArgumentError
+
 
 def outline(mode: str, values: dict, nodes: Iterable, run: dict, start_checkpoint: str) -> str:
     """Return a session as JSON: arguments, nodes as NodeSpec, and what the run goes on from.
@@ -40,3 +42,21 @@ def free_folder(folder: Path) -> Path:
     """
     others = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
     return next(place for place in itertools.chain([folder], others) if not place.exists())
+
+
+def dataset_folder(values: dict) -> str:
+    """Return the folder of the dataset to write, "" if there is to be none.
+
+    Raises ArgumentError for one that holds files, and where steps would lack images.
+    """
+    if not values["dataset"]:
+        return ""
+    folder = Path(values["dataset"]).expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError(f"dataset: expected a new or empty folder, found files in {folder}")
+    if values["sim"] and values["lockstep"] and not 1 <= values["camera_period_steps"] <= 4:
+        raise ArgumentError(
+            "dataset: expected lockstep:=false or camera_period_steps:=1, since each step needs "
+            f"an image, found camera_period_steps:={values['camera_period_steps']}"
+        )
+    return str(folder)

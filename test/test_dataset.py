@@ -15,6 +15,8 @@ from made_session import (
     write,
 )
 
+from residual_smolvla_ros import pipeline
+from residual_smolvla_ros.arguments import ArgumentError
 from residual_smolvla_ros.learning.schedule import BASE
 from residual_smolvla_ros.recording import convert
 from residual_smolvla_ros.recording.bag_reader import Message
@@ -207,3 +209,16 @@ def test_a_session_writes_the_same_while_it_goes_on(dataset, tmp_path):
     for here, there in zip(live, dataset, strict=True):
         assert here.keys() == there.keys()
         assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "dataset: expected lockstep:=false or camera_period_steps:=1"),
+        ({"camera_period_steps": "1", "dataset": "."}, "dataset: expected a new or empty folder"),
+    ],
+)
+def test_a_session_that_could_not_write_its_dataset_does_not_start(tmp_path, arguments, message):
+    given = {"output": str(tmp_path / "run"), "dataset": str(tmp_path / "data")} | arguments
+    with pytest.raises(ArgumentError, match=message):
+        pipeline.build("finetune", given)

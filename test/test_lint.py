@@ -50,7 +50,7 @@ LAYERS = {
     "arguments.py": set(),
     "config_file.py": {"errors"},
     "image_period.py": {"config_file", "errors"},
-    "session_outline.py": set(),
+    "session_outline.py": {"arguments"},
     "pipeline.py": {"arguments", "config_file", "image_period", "session_outline", "errors"},
 }
 

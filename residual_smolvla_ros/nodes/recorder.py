@@ -1,4 +1,4 @@
-"""Node `recorder`: a session as a bag, and its description on the topic `session`.
+"""Node `recorder`: a session as a bag, as a dataset, and its description on the topic `session`.
 
 Messages are written as they came over the wire; raw images only are compressed, without loss.
 The description is published once all that is to be recorded is heard: the episodes wait for it.
@@ -28,6 +28,7 @@ from std_msgs.msg import String
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
+from residual_smolvla_ros.nodes.parts.dataset_writer import DatasetWriter
 from residual_smolvla_ros.nodes.parts.images import to_png_message
 from residual_smolvla_ros.recording.bag_reader import SESSION
 from residual_smolvla_ros.recording.bag_thread import BagThread
@@ -84,7 +85,8 @@ class RecorderNode(PipelineNode):
             raise ConfigError(f"image_transport: expected raw or compressed, found {transport!r}")
         if not outline:
             raise ConfigError("session: expected what the pipeline tells of it, found none")
-        self._session = String(data=describe(outline).to_json())
+        session = describe(outline)
+        self._session = String(data=session.to_json())
         self._announced = None
         self._lost = 0
         self._has_failed = False
@@ -93,14 +95,17 @@ class RecorderNode(PipelineNode):
         self._heard: list = []
         if bag:
             self._open(Path(bag), waiting)
+        self._dataset = DatasetWriter(self, session)
+        if bag or self._dataset.is_on:
             images = [_image_source(self, camera, transport) for camera in cameras]
             self._needed |= {source.topic for source in images}
             self._sources = [
                 _Source(name, kind, self.resolve_topic_name(name), kind)
                 for name, kind in RECORDED
-                if name != SESSION
+                if name != SESSION and (bag or name in self._dataset.topics)
             ] + images
-        self._waited_for = self._needed.copy() if bag else set()
+        heard = {source.topic for source in self._sources}
+        self._waited_for = self._needed & heard
         self._look_timer = self.create_timer(LOOK_S, self._look)
         self.create_timer(1.0, self._watch)
 
@@ -145,6 +150,9 @@ class RecorderNode(PipelineNode):
 
     def _take(self, source: _Source, message: bytes, info: dict) -> None:
         self._count_lost(source, info["publication_sequence_number"])
+        self._dataset.put(source.topic, source.kind, message)
+        if self._thread is None:
+            return
         # When it reached this process, not when Python came to it.
         stamp = info["received_timestamp"] or time.time_ns()
         self._thread.put(
@@ -169,6 +177,7 @@ class RecorderNode(PipelineNode):
         """Tell once of a bag that cannot be written any more, and listen no longer then."""
         for source, _ in self._heard:
             source.is_alone = self.count_publishers(source.topic) == 1
+        self._dataset.tell()
         thread = self._thread
         if thread is None or self._has_failed:
             return
@@ -194,7 +203,7 @@ class RecorderNode(PipelineNode):
         """Report what is in the bag, and what is not."""
         thread = self._thread
         if thread is None:
-            return DiagnosticStatus.OK, "the session is described", {}
+            return DiagnosticStatus.OK, "the session is described", self._dataset.status()
         self.counts["written"] = thread.written
         self.refused = thread.refused
         values = {
@@ -202,7 +211,7 @@ class RecorderNode(PipelineNode):
             "lost": str(self._lost),
             "bag_mb": f"{thread.size / 1e6:.1f}",
             "waiting_mb": f"{thread.waiting / 1e6:.1f}",
-        }
+        } | self._dataset.status()
         if thread.error:
             return DiagnosticStatus.ERROR, f"the bag ended: {thread.error}", values
         if self._waited_for:
@@ -212,18 +221,19 @@ class RecorderNode(PipelineNode):
         return DiagnosticStatus.OK, "recording", values
 
     def close(self) -> None:
-        """Write what has come, and close the bag."""
-        if self._thread is None:
-            return
+        """Write what has come, and close the bag and the dataset."""
+        begun = time.monotonic()
         try:
             for source, subscription in self._heard:
                 with subscription.handle:
                     while taken := subscription.handle.take_message(subscription.msg_type, True):
                         self._take(source, *taken)
         finally:
-            self._thread.close(CLOSE_S)
-        missing = self._thread.dropped + self._lost
-        print(f"recorder: {self._thread.written} messages written, {missing} missing")
+            if self._thread is not None:
+                self._thread.close(CLOSE_S)
+                missing = self._thread.dropped + self._lost
+                print(f"recorder: {self._thread.written} messages written, {missing} missing")
+            self._dataset.close(max(1.0, begun + CLOSE_S - time.monotonic()))
 
 
 def _image_source(node: PipelineNode, camera: str, transport: str) -> _Source:
