@@ -68,9 +68,6 @@ class SimulatedSO101:
     joint_names = JOINT_NAMES
 
     def __init__(self, like: "SimulatedSO101 | None" = None) -> None:
-        self._calibration = tempfile.TemporaryDirectory(prefix="so101_sim_")
-        calibration = Path(self._calibration.name)
-        write_synthetic_calibration(calibration, "sim")
         config = PickConfig(
             physics=PhysicsConfig(
                 timestep_s=1 / 150, control_period_s=1 / RATE_HZ, noslip_iterations=3
@@ -83,15 +80,17 @@ class SimulatedSO101:
             spawn_angle_half_range_deg=60.0,
             observations=[JointPositions()],  # the others cost time, and nobody reads them
         )
-        self.robot = SimSOFollower(
-            SimSOFollowerConfig(
-                id="sim",
-                calibration_dir=calibration,
-                env_id="MuJoCoPickLift-v1",
-                env_kwargs={"config": config, "render_mode": None},
+        with tempfile.TemporaryDirectory(prefix="so101_sim_") as folder:
+            write_synthetic_calibration(Path(folder), "sim")
+            self.robot = SimSOFollower(
+                SimSOFollowerConfig(
+                    id="sim",
+                    calibration_dir=Path(folder),
+                    env_id="MuJoCoPickLift-v1",
+                    env_kwargs={"config": config, "render_mode": None},
+                )
             )
-        )
-        self.robot.connect()
+            self.robot.connect()
         self._env = self.robot._env.unwrapped
         # Only its arithmetic is used: the robot makes three of these in each step.
         self._bus = FeetechMotorsBus("/dev/null", self.robot.motors, self.robot.calibration)
@@ -198,4 +197,3 @@ class SimulatedSO101:
         if self._renderer is not None:
             self._renderer.close()
         self.robot.disconnect()
-        self._calibration.cleanup()
