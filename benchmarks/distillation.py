@@ -134,9 +134,9 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--config", type=Path, default=HERE / "configs" / "privileged.yaml")
+    parser.add_argument("--config", type=Path, default=HERE.parent / "config" / "sim.yaml")
     parser.add_argument("--residual", type=Path, help="a trained run to start from, of one seed")
-    parser.add_argument("--total-steps", type=int, default=400_000, help="of the residual")
+    parser.add_argument("--total-steps", type=int, default=150_000, help="of the residual")
     parser.add_argument("--episodes", type=int, default=400, help="of the recorded session")
     # LeRobot decodes a PNG of each step of a chunk, but a video's frame of its first step only.
     parser.add_argument("--images", choices=["video", "image"], default="video")
