@@ -172,7 +172,7 @@ def report(path: Path, stamps: list[float]) -> None:
         minutes = (bag.end - bag.start) / 60e9
         total = sum(file.stat().st_size for file in path.iterdir())
         print(f"{path.name}: {total / minutes / 1e6:.0f} MB a minute")
-        for topic in ("joint_states", "joint_trajectory", "executed_command"):
+        for topic in ("joint_states", "joint_trajectory"):
             found, size = {}, 0
             for message in bag.messages([topic] if topic in bag.topics else []):
                 stamp = bag.decode(message).header.stamp

@@ -6,6 +6,7 @@ The description is published once all that is to be recorded is heard: the episo
 
 import importlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +89,7 @@ class RecorderNode(PipelineNode):
         session = describe(outline)
         self._session = String(data=session.to_json())
         self._announced = None
-        self._lost = 0
+        self._lost: Counter[str] = Counter()
         self._has_failed = False
         self._thread: BagThread | None = None
         self._sources: list[_Source] = []
@@ -169,7 +170,7 @@ class RecorderNode(PipelineNode):
         """Count what DDS lost on its way, by the gaps in the numbers of a lone publisher."""
         gap, before, source.number = number - source.number - 1, source.number, number
         if before and gap > 0 and source.is_alone:
-            self._lost += gap
+            self._lost[source.topic] += gap
 
     # -- reports ----------------------------------------------------------------------------
 
@@ -183,21 +184,25 @@ class RecorderNode(PipelineNode):
             return
         if thread.error:
             self._has_failed = True
-            self._look_timer.cancel()
             self.get_logger().error(
                 f"bag: expected room to write, found: {thread.error}; the bag ends here, the "
                 "session goes on without it"
             )
-            for _, subscription in self._heard:
-                self.destroy_subscription(subscription)
-            self._heard.clear()
+            if not self._dataset.is_on:
+                self._stop_listening()
         elif thread.dropped or self._lost:
             self.get_logger().warning(
-                f"bag: {thread.dropped + self._lost} messages are missing in it",
+                f"bag: {self._missing()}",
                 throttle_duration_sec=30.0,
             )
         if thread.refused:
             self.get_logger().warning(thread.refusal, throttle_duration_sec=30.0)
+
+    def _stop_listening(self) -> None:
+        self._look_timer.cancel()
+        for _, subscription in self._heard:
+            self.destroy_subscription(subscription)
+        self._heard.clear()
 
     def status(self):
         """Report what is in the bag, and what is not."""
@@ -208,7 +213,7 @@ class RecorderNode(PipelineNode):
         self.refused = thread.refused
         values = {
             "dropped": str(thread.dropped),
-            "lost": str(self._lost),
+            "lost": str(self._lost.total()),
             "bag_mb": f"{thread.size / 1e6:.1f}",
             "waiting_mb": f"{thread.waiting / 1e6:.1f}",
         } | self._dataset.status()
@@ -219,6 +224,12 @@ class RecorderNode(PipelineNode):
         if thread.dropped or self._lost or thread.refused:
             return DiagnosticStatus.WARN, "messages are missing in the bag", values
         return DiagnosticStatus.OK, "recording", values
+
+    def _missing(self) -> str:
+        """Return how many messages the bag lacks, and of which topics DDS lost some."""
+        count = self._thread.dropped + self._lost.total()
+        topics = ", ".join(f"{topic} {lost}" for topic, lost in self._lost.items())
+        return f"{count} missing" + (f" (lost on the way: {topics})" if topics else "")
 
     def close(self) -> None:
         """Write what has come, and close the bag and the dataset."""
@@ -231,8 +242,7 @@ class RecorderNode(PipelineNode):
         finally:
             if self._thread is not None:
                 self._thread.close(CLOSE_S)
-                missing = self._thread.dropped + self._lost
-                print(f"recorder: {self._thread.written} messages written, {missing} missing")
+                print(f"recorder: {self._thread.written} messages written, {self._missing()}")
             self._dataset.close(max(1.0, begun + CLOSE_S - time.monotonic()))
 
 
