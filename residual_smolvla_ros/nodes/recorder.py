@@ -31,7 +31,7 @@ from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.dataset_writer import DatasetWriter
 from residual_smolvla_ros.nodes.parts.images import to_png_message
-from residual_smolvla_ros.recording.bag_reader import SESSION
+from residual_smolvla_ros.recording.bag_reader import GLOBAL, SESSION
 from residual_smolvla_ros.recording.bag_thread import BagThread
 from residual_smolvla_ros.recording.session import (
     IMAGE,
@@ -177,7 +177,8 @@ class RecorderNode(PipelineNode):
     def _watch(self) -> None:
         """Tell once of a bag that cannot be written any more, and listen no longer then."""
         for source, _ in self._heard:
-            source.is_alone = self.count_publishers(source.topic) == 1
+            alone = source.topic not in GLOBAL and self.count_publishers(source.topic) == 1
+            source.is_alone = alone
         self._dataset.tell()
         thread = self._thread
         if thread is None or self._has_failed:
