@@ -1,6 +1,5 @@
 """The command `convert`: a session's bag -> a LeRobotDataset."""
 
-import hashlib
 import tempfile
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def convert(bag, output: Path, values: dict) -> list[str]:
     """Write the dataset, and return lines that tell what is in it and what is not.
 
     `values` are those of ARGUMENTS. Raises BagError for a bag that gives no episode, and
-    CheckpointError where the session's base is not found.
+    where the session's base is not found.
     """
     from tqdm import tqdm
 
@@ -76,13 +75,18 @@ def convert(bag, output: Path, values: dict) -> list[str]:
     from residual_smolvla_ros.recording.dataset import DatasetSettings, SessionDataset
     from residual_smolvla_ros.recording.episode_builder import EpisodeBuilder
     from residual_smolvla_ros.recording.episodes import Layout, Selection
-    from residual_smolvla_ros.recording.session import read_session
+    from residual_smolvla_ros.recording.session import find_base, read_session
 
     selection = Selection(values["episodes"], values["phases"])
     session = read_session(bag)
     layout = Layout.of(session)
     topics = topics_of(bag, layout)
-    checkpoint = _find_base(session, values["base_checkpoint"])
+    checkpoint, is_same = find_base(session, values["base_checkpoint"])
+    if not is_same:
+        raise BagError(
+            f"base_checkpoint: expected the session's base, whose actions have its scale, found "
+            f"another one in {checkpoint}"
+        )
     units = ActionUnits(checkpoint, len(layout.joint_names))
     builder, unwanted = EpisodeBuilder(layout), 0
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -146,23 +150,3 @@ def _episodes(bag, topics, builder, progress):
         yield from builder.take(message.topic, message.kind, message.data)
         progress.update()
     yield from builder.finish()
-
-
-def _find_base(session, named: str) -> Path:
-    """Return the session's base checkpoint; raise BagError where another one is in its place."""
-    known = session.base_checkpoint
-    path = Path(named or known["path"]).expanduser()
-    weights = path / "model.safetensors"
-    if not weights.is_file():
-        raise BagError(
-            f"base_checkpoint: expected the session's base, to know the scale of its actions, "
-            f"found no model.safetensors in {path}"
-        )
-    with weights.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != known["sha256"]:
-        raise BagError(
-            f"base_checkpoint: expected the session's base (sha256 {known['sha256'][:12]}), found "
-            f"another one (sha256 {found[:12]}) in {path}"
-        )
-    return path

@@ -139,6 +139,29 @@ def read_session(bag: Bag) -> Session:
     return Session.from_json(bag.decode(first).data)
 
 
+def find_base(session: Session, named: str = "") -> tuple[Path, bool]:
+    """Return the folder of the base, and whether it is the session's.
+
+    Another one is taken only where it is `named`. Raises BagError where there is none.
+    """
+    known = session.base_checkpoint
+    path = Path(named or known["path"]).expanduser()
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise BagError(
+            f"base_checkpoint: expected the session's base (sha256 {known['sha256'][:12]}), "
+            f"found no model.safetensors in {path}"
+        )
+    found = _sha256(weights)
+    if found != known["sha256"] and not named:
+        raise BagError(
+            f"base_checkpoint: expected the session's base (sha256 {known['sha256'][:12]}), found "
+            f"another one (sha256 {found[:12]}) in {path}; base_checkpoint:=<folder> takes one on "
+            "purpose"
+        )
+    return path, found == known["sha256"]
+
+
 def recorded_topics(cameras: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return all topics that a session's bag may hold, as (topic, kind)."""
     return (*RECORDED, *((image_topic(camera), IMAGE) for camera in cameras))

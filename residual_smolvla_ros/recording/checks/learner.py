@@ -23,7 +23,6 @@ from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.recording.bag_reader import Bag
 from residual_smolvla_ros.recording.checks.report import Report
 from residual_smolvla_ros.recording.checks.source import (
-    find_base,
     follow,
     named,
     need,
@@ -31,7 +30,7 @@ from residual_smolvla_ros.recording.checks.source import (
     record_in,
 )
 from residual_smolvla_ros.recording.episodes import to_nanoseconds
-from residual_smolvla_ros.recording.session import Session, read_session
+from residual_smolvla_ros.recording.session import Session, find_base, read_session
 from residual_smolvla_ros.records import (
     EPISODE_EVENT,
     REWARD,

@@ -19,14 +19,18 @@ from residual_smolvla_ros.recording.bag_reader import Bag
 from residual_smolvla_ros.recording.checks.latency import Latency
 from residual_smolvla_ros.recording.checks.report import Comparison, Report
 from residual_smolvla_ros.recording.checks.source import (
-    find_base,
     follow,
     need,
     parameters_of,
     record_in,
 )
 from residual_smolvla_ros.recording.episodes import StoredImage, to_nanoseconds
-from residual_smolvla_ros.recording.session import Session, image_topic, read_session
+from residual_smolvla_ros.recording.session import (
+    Session,
+    find_base,
+    image_topic,
+    read_session,
+)
 from residual_smolvla_ros.records import ENVIRONMENT_STATE, EPISODE_EVENT, STEP, WEIGHTS, Record
 from residual_smolvla_ros.robots.joints import read_joints
 from residual_smolvla_ros.robots.kinematics import Kinematics

@@ -1,8 +1,6 @@
 """What the checks read of a bag: its messages with a progress bar, its records, its base."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -36,30 +34,6 @@ def record_in(bag: Bag, message: Message, schema: Schema) -> Record:
         return unpack(schema, bag.decode(message).data.tobytes())
     except RecordError as error:
         raise BagError(f"bag {bag.path}: {message.topic}: {error}") from None
-
-
-def find_base(session: Session, named: str = "") -> tuple[Path, bool]:
-    """Return the folder of the base, and whether it is the session's.
-
-    Another one is taken only where it is `named`. Raises BagError where there is none.
-    """
-    known = session.base_checkpoint
-    path = Path(named or known["path"]).expanduser()
-    weights = path / "model.safetensors"
-    if not weights.is_file():
-        raise BagError(
-            f"base_checkpoint: expected the session's base (sha256 {known['sha256'][:12]}), "
-            f"found no model.safetensors in {path}"
-        )
-    with weights.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != known["sha256"] and not named:
-        raise BagError(
-            f"base_checkpoint: expected the session's base (sha256 {known['sha256'][:12]}), found "
-            f"another one (sha256 {found[:12]}) in {path}; base_checkpoint:=<folder> takes one on "
-            "purpose"
-        )
-    return path, found == known["sha256"]
 
 
 def parameters_of(session: Session, executable: str) -> Callable:
