@@ -47,6 +47,8 @@ LOOK_S = 0.1
 DEPTH, IMAGE_DEPTH = 10_000, 200
 # Of the 4 s between SIGTERM and SIGKILL.
 CLOSE_S = 3.0
+# At the end messages may still be on their way: until none has come for a while, within a limit.
+QUIET_S, DRAIN_S = 0.2, 0.8
 
 
 @dataclass
@@ -236,15 +238,23 @@ class RecorderNode(PipelineNode):
         """Write what has come, and close the bag and the dataset."""
         begun = time.monotonic()
         try:
+            self._drain(begun + DRAIN_S)
+        finally:
+            if self._thread is not None:
+                self._thread.close(begun + CLOSE_S - time.monotonic())
+                print(f"recorder: {self._thread.written} messages written, {self._missing()}")
+            self._dataset.close(max(1.0, begun + CLOSE_S - time.monotonic()))
+
+    def _drain(self, end: float) -> None:
+        """Take what is in DDS, and what still comes."""
+        heard_at = time.monotonic()
+        while time.monotonic() < min(heard_at + QUIET_S, end):
             for source, subscription in self._heard:
                 with subscription.handle:
                     while taken := subscription.handle.take_message(subscription.msg_type, True):
                         self._take(source, *taken)
-        finally:
-            if self._thread is not None:
-                self._thread.close(CLOSE_S)
-                print(f"recorder: {self._thread.written} messages written, {self._missing()}")
-            self._dataset.close(max(1.0, begun + CLOSE_S - time.monotonic()))
+                        heard_at = time.monotonic()
+            time.sleep(0.01)
 
 
 def _image_source(node: PipelineNode, camera: str, transport: str) -> _Source:
