@@ -1,5 +1,7 @@
 """A session's episodes become a LeRobotDataset: the same from its bag and from its messages."""
 
+import os
+
 import numpy as np
 import pytest
 from lerobot.datasets import LeRobotDataset
@@ -222,3 +224,9 @@ def test_a_session_that_could_not_write_its_dataset_does_not_start(tmp_path, arg
     given = {"output": str(tmp_path / "run"), "dataset": str(tmp_path / "data")} | arguments
     with pytest.raises(ArgumentError, match=message):
         pipeline.build("finetune", given)
+
+
+def test_writing_videos_takes_no_real_time_priority(dataset):
+    """As root, SVT-AV1 did: what was started from there on starved servos and control loops."""
+    assert dataset.num_frames
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -1,12 +1,12 @@
 """A session's episodes as a LeRobotDataset (v3) that `lerobot-train` takes."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import datasets
 import numpy as np
+from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets import LeRobotDataset
 from lerobot.utils.constants import ACTION, DONE, OBS_IMAGES, OBS_STATE, REWARD, SUCCESS
 
@@ -20,8 +20,9 @@ INTERVENTION, BASE_ACTION, RESIDUAL_ACTION = "intervention", "base_action", "res
 RESIDUAL, EPISODE_SUCCESS, WEIGHTS_VERSION = "residual", "episode_success", "weights_version"
 # There may be no ffmpeg that LeRobot could choose.
 BACKEND = "pyav"
-# Errors only, of the video encoder, which reads this when it is first used.
-os.environ.setdefault("SVT_LOG", "1")
+# Not LeRobot's default: as root, SVT-AV1 takes real-time priority over all other processes, and
+# leaves the thread that called it with it.
+ENCODER = RGBEncoderConfig(vcodec="h264")
 SIMULATED = "sim_so_follower"  # so101-nexus's name of the simulated arm
 
 
@@ -146,7 +147,7 @@ class SessionDataset:
             folder = self.settings.folder
             if self._sizes:
                 self._dataset = LeRobotDataset.resume(
-                    _repo_id(folder), root=folder, video_backend=BACKEND
+                    _repo_id(folder), root=folder, video_backend=BACKEND, rgb_encoder=ENCODER
                 )
             else:
                 self._dataset = self._create(first)
@@ -166,6 +167,7 @@ class SessionDataset:
             robot_type=settings.robot_type or None,
             use_videos=settings.videos,
             video_backend=BACKEND,
+            rgb_encoder=ENCODER,
         )
         self._sizes = sizes
         return dataset
