@@ -1,6 +1,7 @@
 """The launch arguments of a pipeline, and how their text becomes values."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,16 +59,20 @@ def number(text: str) -> float:
     return value
 
 
-def _unlabelled(text: str) -> str:
-    if text not in UNLABELLED:
-        raise ValueError(f"one of {', '.join(UNLABELLED)}")
-    return text
+def names(text: str) -> tuple[str, ...]:
+    """Return names from text that commas divide; none from an empty one."""
+    return tuple(text.split(",")) if text else ()
 
 
-def _record(text: str) -> str:
-    if text not in (RECORD, DESCRIBE, "false"):
-        raise ValueError(f"{RECORD}, {DESCRIBE} or false")
-    return text
+def choice(*words: str) -> Callable[[str], str]:
+    """Return what parses one of the words; it raises ValueError for anything else."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"one of {', '.join(filter(None, words))}")
+        return text
+
+    return parse
 
 
 ARGUMENTS = (
@@ -86,12 +91,17 @@ ARGUMENTS = (
     Argument("episode_time_s", "0", "length of an episode; 0: max_steps of the config", number),
     Argument("reset_time_s", "10", "time to set the robot's scene; < 0: until done", number),
     Argument("reset_service", RESET, "service that sets the scene; default: the robot's own"),
-    Argument("unlabelled", "wait", "episode without label: wait, failure or discard", _unlabelled),
+    Argument(
+        "unlabelled", "wait", "episode without label: wait, failure or discard", choice(*UNLABELLED)
+    ),
     Argument("console", "false", "serve a web page to run the session from", boolean),
     Argument("success_classifier", "", "LeRobot reward model that sees success; not in lockstep"),
     Argument("collect_frames", "", "dataset of labelled frames to write"),
     Argument(
-        "record", "false", "true: write a bag; session: for a ros2 bag record of one", _record
+        "record",
+        "false",
+        "true: write a bag; session: for a ros2 bag record of one",
+        choice(RECORD, DESCRIBE, "false"),
     ),
     Argument("dataset", "", "LeRobotDataset to write; in lockstep with camera_period_steps:=1"),
     Argument("seed", "0", "seed of everything that is random in training", whole_number),

@@ -287,7 +287,7 @@ def test_new_terms_are_summed_beside_the_recorded_rewards(tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["check:=polcy"], "expected policy or reward or learner, found 'polcy'"),
+        (["check:=polcy"], "expected one of policy, reward, learner, found 'polcy'"),
         (["check:=reward", "rate:=2"], "rate: expected none of them, found check:=reward"),
         (["check:=learner"], "expected the topics"),
         (["remap:=a"], "expected old=new"),

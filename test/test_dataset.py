@@ -159,7 +159,7 @@ def test_a_new_task_counts_from_the_next_episode():
     ("arguments", "message"),
     [
         ({"output": ""}, "output: expected a folder, found none"),
-        ({"episodes": "best"}, "episodes: expected all or success, found 'best'"),
+        ({"episodes": "best"}, "episodes: expected one of all, success, found 'best'"),
         ({"phases": "trian"}, "phases: expected some of .*, found trian"),
         ({"base_checkpoint": "nowhere"}, "base_checkpoint: .* found no model.safetensors"),
         ({"max_image_age_s": "0.01"}, "at most 0.01 s old at each step, found one of 0.03 s"),

@@ -15,8 +15,8 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import RECORD_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.image_intake import read_stamp
-from residual_smolvla_ros.recording.bag_reader import Bag, Message
-from residual_smolvla_ros.recording.checks.command import node_parameters, open_bag
+from residual_smolvla_ros.recording.bag_reader import Bag, Message, open_bag
+from residual_smolvla_ros.recording.checks.command import node_parameters
 from residual_smolvla_ros.recording.tracks import Track, check_joints, choose, is_states
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 

@@ -209,3 +209,15 @@ def _empty_arrays(value) -> int:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def open_bag(path: str, truncated: str) -> Bag:
+    """Return a bag; raise BagError where it is cut off and `truncated` is "refuse"."""
+    bag = Bag(Path(path).expanduser())
+    if bag.truncated and truncated == "refuse":
+        bag.close()
+        raise BagError(
+            f"bag {bag.path}: expected a whole bag, found {bag.truncated}; truncated:=allow takes "
+            "it up to there"
+        )
+    return bag

@@ -3,23 +3,17 @@
 import tempfile
 from pathlib import Path
 
-from residual_smolvla_ros.arguments import Argument, ArgumentError, number, parse_values
+from residual_smolvla_ros.arguments import (
+    Argument,
+    ArgumentError,
+    choice,
+    names,
+    number,
+    parse_values,
+)
 from residual_smolvla_ros.errors import BagError
 
 CONVERT = "convert"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
-
-
-def _choice(*words: str):
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(" or ".join(words))
-        return text
-
-    return parse
 
 
 ARGUMENTS = tuple(
@@ -27,11 +21,11 @@ ARGUMENTS = tuple(
     for name, default, text, parse in (
         ("bag", "", "the session's bag: its folder or its .mcap file", str),
         ("output", "", "folder of the dataset; new or empty", str),
-        ("episodes", "all", "all or success", _choice("all", "success")),
-        ("phases", "", "episodes of these phases, as train,validation; default: all", _names),
-        ("images", "video", "video, or image: PNG without loss", _choice("video", "image")),
+        ("episodes", "all", "all or success", choice("all", "success")),
+        ("phases", "", "episodes of these phases, as train,validation; default: all", names),
+        ("images", "video", "video, or image: PNG without loss", choice("video", "image")),
         ("max_image_age_s", "0.15", "no episode with an image older than this at a step", number),
-        ("truncated", "refuse", "cut off bags: refuse or allow", _choice("refuse", "allow")),
+        ("truncated", "refuse", "cut off bags: refuse or allow", choice("refuse", "allow")),
         ("base_checkpoint", "", "folder of the session's base; default: where it was then", str),
     )
 )  # fmt: skip
@@ -47,17 +41,12 @@ def run(given: dict[str, str]) -> int:
         if not values[name]:
             raise ArgumentError(f"{name}: expected a folder, found none")
     # Only now: a wrong argument is refused at once, without seconds of imports.
-    from residual_smolvla_ros.recording.bag_reader import Bag
+    from residual_smolvla_ros.recording.bag_reader import open_bag
     from residual_smolvla_ros.recording.dataset import check_new
 
     output = Path(values["output"]).expanduser().resolve()
     check_new(output, "output")
-    with Bag(Path(values["bag"]).expanduser()) as bag:
-        if bag.truncated and values["truncated"] == "refuse":
-            raise BagError(
-                f"bag {bag.path}: expected a whole bag, found {bag.truncated}; truncated:=allow "
-                "takes its whole episodes"
-            )
+    with open_bag(values["bag"], values["truncated"]) as bag:
         for line in convert(bag, output, values):
             print(line)
     return 0

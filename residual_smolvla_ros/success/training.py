@@ -8,6 +8,7 @@ from residual_smolvla_ros.arguments import (
     ArgumentError,
     boolean,
     count,
+    names,
     number,
     parse_values,
     whole_number,
@@ -22,10 +23,6 @@ def _positive(text: str) -> float:
     return float(text)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
-
-
 ARGUMENTS = tuple(
     Argument(name, default, text, parse, (TRAIN_SUCCESS,))
     for name, default, text, parse in (
@@ -36,7 +33,7 @@ ARGUMENTS = tuple(
         ("batch_size", "16", "frames of a training step", count),
         ("learning_rate", "0.0001", "learning rate", _positive),
         ("device", "cpu", "torch device to train on", str),
-        ("cameras", "", "cameras to look at, as front,wrist; default: all", _names),
+        ("cameras", "", "cameras to look at, as front,wrist; default: all", names),
         (
             "held_out",
             "0.2",

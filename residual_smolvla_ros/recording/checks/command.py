@@ -1,24 +1,16 @@
 """The command `replay`: its arguments, and what runs the checks."""
 
-from pathlib import Path
-
-from residual_smolvla_ros.arguments import Argument, ArgumentError, number, parse_values
-from residual_smolvla_ros.errors import BagError
+from residual_smolvla_ros.arguments import (
+    Argument,
+    ArgumentError,
+    choice,
+    names,
+    number,
+    parse_values,
+)
 
 REPLAY = "replay"
 CHECKS = ("policy", "reward", "learner")
-
-
-def _check(text: str) -> str:
-    if text not in ("", *CHECKS):
-        raise ValueError(" or ".join(CHECKS))
-    return text
-
-
-def _truncated(text: str) -> str:
-    if text not in ("refuse", "allow"):
-        raise ValueError("refuse or allow")
-    return text
 
 
 def _rate(text: str) -> float:
@@ -27,13 +19,9 @@ def _rate(text: str) -> float:
     return number(text)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
-
-
 def _remaps(text: str) -> dict[str, str]:
     remaps = {}
-    for pair in _names(text):
+    for pair in names(text):
         old, _, new = pair.partition("=")
         if not old or not new:
             raise ValueError("old=new,...")
@@ -41,20 +29,21 @@ def _remaps(text: str) -> dict[str, str]:
     return remaps
 
 
+_CHECK, _TRUNCATED = choice("", *CHECKS), choice("refuse", "allow")
 # Of a check, of playing, or of both ("").
 _ARGUMENTS = (
     ("bag", "", "the bag: its folder or its .mcap or .db3 file", str, ""),
-    ("check", "", "policy, reward or learner: compute anew and compare, without ROS", _check, ""),
-    ("truncated", "refuse", "cut off bags: refuse, or allow: up to their end", _truncated, ""),
+    ("check", "", "policy, reward or learner: compute anew and compare, without ROS", _CHECK, ""),
+    ("truncated", "refuse", "cut off bags: refuse, or allow: up to their end", _TRUNCATED, ""),
     ("base_checkpoint", "", "folder of the base; default: the session's", str, "check"),
     ("checkpoint", "", "learner: checkpoint that a resumed session began with", str, "check"),
     ("config", "", "reward: parameter file with other terms; default: the session's", str, "check"),
     ("rate", "1.0", "1: real time; 0: as fast as subscribers take it", _rate, "play"),
-    ("topics", "", "topics to play, a,b; default: all", _names, "play"),
+    ("topics", "", "topics to play, a,b; default: all", names, "play"),
     ("remap", "", "other names for topics, old=new,...", _remaps, "play"),
-    ("wait_for", "", "topics that need a subscriber first; default: any; none", _names, "play"),
+    ("wait_for", "", "topics that need a subscriber first; default: any; none", names, "play"),
     ("answers", "", "topic whose message each joint_states waits for", str, "play"),
-    ("joint_names", "", "joints of joint_states; default: the SO101's; any", _names, "play"),
+    ("joint_names", "", "joints of joint_states; default: the SO101's; any", names, "play"),
 )  # fmt: skip
 ARGUMENTS = tuple(
     Argument(name, default, text, parse, (REPLAY,)) for name, default, text, parse, _ in _ARGUMENTS
@@ -85,22 +74,10 @@ def node_parameters(values: dict) -> dict:
     return parameters | {name: words or [""] for name, words in lists.items()}
 
 
-def open_bag(path: str, truncated: str):
-    """Return a bag; raise BagError where it is cut off and that is not allowed."""
-    from residual_smolvla_ros.recording.bag_reader import Bag
-
-    bag = Bag(Path(path).expanduser())
-    if bag.truncated and truncated == "refuse":
-        bag.close()
-        raise BagError(
-            f"bag {bag.path}: expected a whole bag, found {bag.truncated}; truncated:=allow takes "
-            "it up to there"
-        )
-    return bag
-
-
 def run_check(values: dict) -> int:
     """Run a check and print what it found; return 0 where all agrees."""
+    from residual_smolvla_ros.recording.bag_reader import open_bag
+
     with open_bag(values["bag"], values["truncated"]) as bag:
         if bag.truncated:
             print(f"the bag is cut off: {bag.truncated}")
