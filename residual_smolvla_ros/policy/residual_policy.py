@@ -189,6 +189,7 @@ class ResidualSmolVLAPolicy:
         and `target`, the position (3,) of the task's object in the base frame in m. A given
         `residual` (residual_size,) stands in for the network's where a decision is due.
         """
+        state = _as_told(state)
         base = self._chunk[self._chunk_index]
         features = self._features(state, extra or {})
         if self._held is None or self._tick - self._held.tick >= self.config.hold_steps:
@@ -228,12 +229,12 @@ class ResidualSmolVLAPolicy:
         """
         self._held = None
         correction = command - self.base.unnormalise_action(step.base)
-        residual = self._space.residual(correction, state).astype(np.float32)
+        residual = self._space.residual(correction, _as_told(state)).astype(np.float32)
         return replace(step, command=command, correction=correction, residual=residual)
 
     def features(self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Return the features (feature_size,) of a state; a critic bootstraps from the last."""
-        return self._features(state, extra or {})
+        return self._features(_as_told(state), extra or {})
 
     def finish(self, state: np.ndarray, extra: dict[str, np.ndarray] | None = None) -> PolicyStep:
         """Return the state after the last step as a step in which nothing is commanded."""
@@ -269,7 +270,8 @@ class ResidualSmolVLAPolicy:
             "state": np.clip(self.base.normalise_state(state), -STATE_CLIP, STATE_CLIP),
             "base_action": self._planned(),
             "chunk_position": np.float32(self._chunk_index / len(self._chunk)),
-            "episode_time": np.float32(self._tick / self._max_steps),
+            # A robot that LeRobot drives may go on beyond the time limit.
+            "episode_time": np.float32(min(self._tick / self._max_steps, 1.0)),
         }
         if "privileged" in extra:
             values["privileged"] = extra["privileged"]
@@ -324,3 +326,8 @@ class ResidualSmolVLAPolicy:
             tick=self._tick,
             decision=True,
         )
+
+
+def _as_told(state: np.ndarray) -> np.ndarray:
+    """Return a state as LeRobot's observations hold it, so that all who tell it get equal bits."""
+    return np.asarray(state, dtype=np.float32)
