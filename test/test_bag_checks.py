@@ -17,12 +17,12 @@ from residual_smolvla_ros.learning.settings import make_learner
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.recording import cdr
 from residual_smolvla_ros.recording.bag_reader import Bag, Message
 from residual_smolvla_ros.recording.bag_writer import typestore
 from residual_smolvla_ros.recording.checks.learner import check_learner
 from residual_smolvla_ros.recording.checks.policy import check_policy, recompute
 from residual_smolvla_ros.recording.checks.reward import check_reward
-from residual_smolvla_ros.recording.episodes import read
 from residual_smolvla_ros.recording.session import (
     IMAGE,
     JOINTS,
@@ -130,7 +130,7 @@ def test_a_reward_that_the_bag_lacks_is_seen_in_the_version_that_it_led_to(tmp_p
 def test_a_resumed_session_needs_its_checkpoint_and_goes_on_from_it(tmp_path):
     messages = learner_session(tmp_path / "run", resumed=True)
     weights = [m for m in messages if m.topic == "learner/weights"]
-    record = unpack(WEIGHTS, read(RECORD, weights[0].data).data.tobytes())
+    record = unpack(WEIGHTS, cdr.decode(RECORD, weights[0].data).data.tobytes())
     with Bag(made.write(tmp_path / "bag", messages)) as bag:
         with pytest.raises(BagError, match="checkpoint:=<folder>, since the session was resumed"):
             check_learner(bag)
@@ -197,7 +197,7 @@ def played(base, kinematics) -> list[Message]:
             JOINTS, header=header(stamp), name=list(JOINT_NAMES), position=joints,
             velocity=0.1 * joints, effort=np.zeros(6)))  # fmt: skip
         state, extra = rad_to_lerobot(joints), {"velocity": 0.1 * joints}
-        images = {name: decode(read(IMAGE, m.data).data) for name in base.cameras
+        images = {name: decode(cdr.decode(IMAGE, m.data).data) for name in base.cameras
                   for m in messages if m.topic.startswith(f"{name}/")}  # fmt: skip
         led, blended, told = tick in (3, 4), tick == 5, {"plan_images": {}, "token_images": {}}
         if tick in (0, 5):  # back from the person it plans anew

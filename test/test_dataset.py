@@ -20,11 +20,11 @@ from made_session import (
 from residual_smolvla_ros import pipeline
 from residual_smolvla_ros.arguments import ArgumentError
 from residual_smolvla_ros.learning.schedule import BASE
-from residual_smolvla_ros.recording import convert
+from residual_smolvla_ros.recording import cdr, convert
 from residual_smolvla_ros.recording.bag_reader import Message
 from residual_smolvla_ros.recording.dataset_thread import DatasetThread
 from residual_smolvla_ros.recording.episode_builder import EpisodeBuilder
-from residual_smolvla_ros.recording.episodes import Layout, RecordedEpisode, Selection, read
+from residual_smolvla_ros.recording.episodes import Layout, RecordedEpisode, Selection
 from residual_smolvla_ros.recording.session import STRING, Session
 from residual_smolvla_ros.records import DISCARD, FAILURE, SUCCESS
 from residual_smolvla_ros.robots.units import rad_to_lerobot
@@ -116,7 +116,7 @@ def test_only_what_is_asked_for_is_taken(bag, tmp_path):
 
 
 def build(of: list) -> tuple[list[RecordedEpisode], EpisodeBuilder]:
-    builder = EpisodeBuilder(Layout.of(Session.from_json(read(of[0].kind, of[0].data).data)))
+    builder = EpisodeBuilder(Layout.of(Session.from_json(cdr.decode(of[0].kind, of[0].data).data)))
     done = [e for m in of[1:] for e in builder.take(m.topic, m.kind, m.data)]
     return done + builder.finish(), builder
 
@@ -197,7 +197,7 @@ def test_of_a_bag_that_was_cut_off_whole_episodes_are_taken_if_allowed(bag, tmp_
 
 def test_a_session_writes_the_same_while_it_goes_on(dataset, tmp_path):
     first, *others = messages()
-    told = Session.from_json(read(first.kind, first.data).data)
+    told = Session.from_json(cdr.decode(first.kind, first.data).data)
     thread = DatasetThread(told, tmp_path / "live", Selection(), 10**8, videos=False)
     for message in by_topic(others):
         thread.put(message.topic, message.kind, message.data)

@@ -5,18 +5,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rosbags.interfaces import Connection, MessageDefinitionFormat, Qos
 from rosbags.rosbag2 import Reader, ReaderError
-from rosbags.serde import SerdeError
 from rosbags.typesys import TypesysError, get_types_from_idl, get_types_from_msg
 
 from residual_smolvla_ros.errors import BagError
+from residual_smolvla_ros.recording import cdr
 from residual_smolvla_ros.recording.bag_writer import TRUNCATED, typestore
 from residual_smolvla_ros.recording.mcap_end import MendedFile, is_closed, whole_part
 
 FILES = (".mcap", ".db3")
-MAX_EXTRA = 64
 SESSION = "session"
 # Of all of ROS, whatever the namespace of a pipeline.
 GLOBAL = ("/clock", "/diagnostics", "/parameter_events", "/rosout", "/tf", "/tf_static")
@@ -87,20 +85,10 @@ class Bag:
 
         Raises BagError if the bytes are not such a message.
         """
-        problem: Exception | None = None
-        # rclpy leaves 4 bytes too many for each empty array of doubles.
-        for extra in range(0, min(MAX_EXTRA, len(message.data)), 4):
-            data = message.data[: len(message.data) - extra]
-            try:
-                decoded = typestore().deserialize_cdr(data, message.kind)
-            except (SerdeError, LookupError) as error:
-                problem = problem or error
-                continue
-            if extra <= 4 * _empty_arrays(decoded):
-                return decoded
-        raise self._error(
-            f"{message.topic}: expected a {message.kind}, found {_line(problem)}"
-        ) from None
+        try:
+            return cdr.decode(message.kind, message.data)
+        except BagError as error:
+            raise self._error(f"{message.topic}: {error}") from None
 
     @property
     def qos(self) -> dict[str, Qos | None]:
@@ -196,15 +184,6 @@ class Bag:
 
     def _error(self, text: str) -> BagError:
         return BagError(f"bag {self.path}: {text}")
-
-
-def _empty_arrays(value) -> int:
-    """Count the empty arrays of 8-byte numbers in a decoded message."""
-    if isinstance(value, np.ndarray):
-        return int(value.size == 0 and value.itemsize == 8)
-    if isinstance(value, list):
-        return sum(map(_empty_arrays, value))
-    return sum(map(_empty_arrays, vars(value).values())) if hasattr(value, "__dict__") else 0
 
 
 def _line(error: Exception) -> str:

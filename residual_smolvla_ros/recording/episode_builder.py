@@ -6,6 +6,7 @@ import numpy as np
 
 from residual_smolvla_ros.errors import BagError
 from residual_smolvla_ros.learning.schedule import EpisodePlan
+from residual_smolvla_ros.recording import cdr
 from residual_smolvla_ros.recording.episodes import (
     COMPRESSED,
     RAW,
@@ -13,7 +14,6 @@ from residual_smolvla_ros.recording.episodes import (
     RecordedEpisode,
     RecordedStep,
     StoredImage,
-    read,
     to_nanoseconds,
 )
 from residual_smolvla_ros.records import (
@@ -87,7 +87,7 @@ class EpisodeBuilder:
             if camera in self._images:
                 self._take_image(camera, kind, data)
             elif topic in self._takers:
-                self._takers[topic](read(kind, data))
+                self._takers[topic](cdr.decode(kind, data))
             else:
                 return []
         except (RecordError, BagError) as error:
@@ -143,7 +143,7 @@ class EpisodeBuilder:
         self._keep("executed_command", self._executed, stamp, self._joints(message))
 
     def _take_image(self, camera: str, kind: str, data: bytes) -> None:
-        stamp = to_nanoseconds(read(kind, data).header)
+        stamp = to_nanoseconds(cdr.decode(kind, data).header)
         self._keep(camera, self._images[camera], stamp, StoredImage(kind, data, stamp))
 
     def _joints(self, message) -> np.ndarray:

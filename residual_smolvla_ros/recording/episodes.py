@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from rosbags.image import message_to_cvimage
-from rosbags.serde import SerdeError
 
 from residual_smolvla_ros.errors import BagError, ConfigError
 from residual_smolvla_ros.learning.schedule import (
@@ -18,7 +17,7 @@ from residual_smolvla_ros.learning.schedule import (
     WARMUP,
     EpisodePlan,
 )
-from residual_smolvla_ros.recording.bag_writer import typestore
+from residual_smolvla_ros.recording import cdr
 from residual_smolvla_ros.recording.session import Session
 from residual_smolvla_ros.records import Record
 from residual_smolvla_ros.robots.frames import decode
@@ -72,7 +71,7 @@ class StoredImage:
 
     def pixels(self) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB; raise BagError where it cannot be decoded."""
-        message = read(self.kind, self.data)
+        message = cdr.decode(self.kind, self.data)
         try:
             if self.kind == "sensor_msgs/msg/CompressedImage":
                 return decode(message.data)
@@ -128,14 +127,6 @@ class Selection:
         chosen = [phase for name in self.phases for phase in GROUPS.get(name, (name,))]
         in_phase = episode.plan.phase in chosen if chosen else True
         return in_phase and (episode.success or self.episodes == ALL)
-
-
-def read(kind: str, data: bytes):
-    """Return a serialised message's fields; raise BagError if it is not of that kind."""
-    try:
-        return typestore().deserialize_cdr(data, kind)
-    except (SerdeError, LookupError, ValueError) as error:
-        raise BagError(f"expected a {kind}, found {' '.join(str(error).split())}") from None
 
 
 def to_nanoseconds(header) -> int:

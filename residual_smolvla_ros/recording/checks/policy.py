@@ -11,8 +11,9 @@ from residual_smolvla_ros.errors import BagError
 from residual_smolvla_ros.learning.checkpoint import load_checkpoint
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
-from residual_smolvla_ros.policy.base import FrozenSmolVLA
+from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.policy.frozen import FrozenPolicy
 from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualSmolVLAPolicy
 from residual_smolvla_ros.policy.vision import token_age
 from residual_smolvla_ros.recording.bag_reader import Bag
@@ -53,11 +54,11 @@ def check_policy(bag: Bag, base_checkpoint: str = "") -> Report:
     return report
 
 
-def recompute(bag: Bag, session: Session, base: FrozenSmolVLA | Path) -> Report:
+def recompute(bag: Bag, session: Session, base: FrozenPolicy | Path) -> Report:
     """Return what `check_policy` does, computed by a base or by that of a folder."""
     need(bag, "joint_states", SENT, "policy/step", "episode/event")
     if isinstance(base, Path):
-        base = FrozenSmolVLA(base, parameters_of(session, "policy")("device", "cpu"))
+        base = load_base(base, parameters_of(session, "policy")("device", "cpu"))
     report, check = Report(), _Check(bag, session, base)
     for episode in check.episodes():
         check.play(episode)
@@ -83,7 +84,7 @@ class _Episode:
 class _Check:
     """Play a session's episodes anew, with the policy of the node."""
 
-    def __init__(self, bag: Bag, session: Session, base: FrozenSmolVLA):
+    def __init__(self, bag: Bag, session: Session, base: FrozenPolicy):
         self._bag = bag
         parameter = parameters_of(session, "policy")
         torch.set_num_threads(parameter("torch_threads", 1))
