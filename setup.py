@@ -83,7 +83,15 @@ setup(
     extras_require={
         "ros": ROS_WHEELS,
         "sim": ["so101-nexus>=0.10,<0.11"],
-        "test": ["hypothesis", "playwright", "psutil", "pytest", "pytest-timeout", "ruff"],
+        "test": [
+            "diffusers>=0.38,<0.40",
+            "hypothesis",
+            "playwright",
+            "psutil",
+            "pytest",
+            "pytest-timeout",
+            "ruff",
+        ],
     },
     entry_points={
         "console_scripts": [

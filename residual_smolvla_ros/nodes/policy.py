@@ -26,7 +26,7 @@ from residual_smolvla_ros.nodes.parts.intervention import Intervention
 from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
-from residual_smolvla_ros.policy.base import FrozenSmolVLA
+from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualSmolVLAPolicy
 from residual_smolvla_ros.records import (
@@ -71,7 +71,7 @@ class PolicyNode(PipelineNode):
         wait = self.parameter("wait_for_weights", True, "whether a learner sends weights")
         torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
 
-        base = FrozenSmolVLA(checkpoint, device)
+        base = load_base(checkpoint, device)
         base.check_robot(self._cameras, list(self._joint_names))
         self._policy = ResidualSmolVLAPolicy(base, task, Kinematics())
         if residual:

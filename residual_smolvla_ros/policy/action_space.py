@@ -4,8 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
-from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.policy.frozen import FrozenPolicy
 
 # One unit of residual: steps forward, left and up in m, yaw and gripper opening in rad.
 GRIPPER_UNITS = np.array([0.02, 0.02, 0.02, 0.15, 0.1])
@@ -33,7 +33,7 @@ class Kinematics(Protocol):
 class JointSpace:
     """Shift each joint by `action_scale` standard deviations of the base's actions a unit."""
 
-    def __init__(self, config: ResidualConfig, base: FrozenSmolVLA):
+    def __init__(self, config: ResidualConfig, base: FrozenPolicy):
         self._scale = config.action_scale * base.action_std
 
     def correction(self, residual: np.ndarray, state: np.ndarray) -> np.ndarray:

@@ -1,122 +1,42 @@
-"""The frozen base: a LeRobot SmolVLA checkpoint that plans chunks of actions."""
+"""The frozen base: a SmolVLA checkpoint, or one of another LeRobot policy with action chunks."""
 
-import threading
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from draccus.utils import DraccusException
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType
-from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
-from safetensors import SafetensorError
+from lerobot.utils.constants import OBS_IMAGES
 
-from residual_smolvla_ros.errors import CheckpointError, ConfigError
-from residual_smolvla_ros.policy.action_units import affine
+from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.policy.frozen import FrozenPolicy, Images
 from residual_smolvla_ros.policy.vision import read_token_shape
 
-Images = dict[str, np.ndarray]
 
+class FrozenSmolVLA(FrozenPolicy):
+    """Plan chunks of normalised actions with SmolVLA, and show what its vision encoder sees.
 
-class FrozenSmolVLA:
-    """Plan chunks of normalised actions with a SmolVLA checkpoint whose weights never change.
-
-    `checkpoint` is a folder written by `lerobot-train` (config.json, model.safetensors and the
-    processors). A subfolder `vlm/` stands in for the hub's SmolVLM2 (configuration and
-    tokenizer), so that a checkpoint works offline and wherever it is moved.
-
-    Raises CheckpointError if the folder is not a SmolVLA checkpoint, and ConfigError for a device
-    that is not there.
+    Raises CheckpointError if the folder is not a SmolVLA checkpoint.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str = "cpu"):
-        self.path = Path(checkpoint).expanduser()
-        self.device = _device(device)
-        config = self._load_config()
-        overrides = {"device_processor": {"device": str(self.device)}}
-        config.device = str(self.device)
-        # The checkpoint holds all weights: the VLM's own need not be downloaded first.
-        config.load_vlm_weights = False
-        vlm = self.path / "vlm"
-        if vlm.is_dir():
-            config.vlm_model_name = str(vlm)
-            overrides["tokenizer_processor"] = {"tokenizer_name": str(vlm)}
-        try:
-            self._policy = SmolVLAPolicy.from_pretrained(self.path, config=config, strict=True)
-            self._preprocess, self._postprocess = make_pre_post_processors(
-                config,
-                pretrained_path=str(self.path),
-                preprocessor_overrides=overrides,
-                postprocessor_overrides={"device_processor": {"device": "cpu"}},
-            )
-        except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-            # torch's first line only announces the errors of the others.
-            lines = (str(error).strip() or type(error).__name__).splitlines()
-            found = " ".join(line.strip() for line in lines[:2])
-            raise CheckpointError(
-                f"base checkpoint {self.path}: expected a complete SmolVLA checkpoint, "
-                f"found: {found}"
-            ) from None
-        self._policy.to(self.device).eval().requires_grad_(False)
-        # LeRobot's steps keep what they work on, and tokens are encoded beside the plans.
-        self._preprocessing = threading.Lock()
-        self.config = config
-        self.chunk_size = config.n_action_steps
-        self.action_size = config.action_feature.shape[0]
-        self.state_size = config.robot_state_feature.shape[0]
-        self.cameras = tuple(
-            key.removeprefix(f"{OBS_IMAGES}.") for key in sorted(config.image_features)
-        )
-        self._action_scale, self._action_offset = affine(self._unnormalise, self.action_size)
-        self._state_scale, self._state_offset = affine(self._normalise, self.state_size)
+    kind = "SmolVLA"
 
-    def _load_config(self) -> PreTrainedConfig:
-        if not (self.path / "config.json").is_file():
-            raise CheckpointError(
-                f"base checkpoint {self.path}: expected a folder with config.json, found "
-                + ("no config.json in it" if self.path.is_dir() else "no such folder")
-            )
-        try:
-            config = PreTrainedConfig.from_pretrained(self.path)
-        except (ValueError, TypeError, DraccusException) as error:
-            raise CheckpointError(
-                f"base checkpoint {self.path}: expected a config.json of smolvla, "
-                f"found: {str(error).splitlines()[0][:200]}"
-            ) from None
+    def _check_type(self, config: PreTrainedConfig) -> None:
         if config.type != "smolvla":
             raise CheckpointError(
                 f"base checkpoint {self.path}: expected policy type smolvla, found {config.type}"
             )
-        for kind in (FeatureType.STATE, FeatureType.VISUAL):
-            if not any(feature.type is kind for feature in config.input_features.values()):
-                raise CheckpointError(
-                    f"base checkpoint {self.path}: expected an input feature of type "
-                    f"{kind.name}, found {sorted(config.input_features)}"
-                )
-        if config.action_feature is None:
-            raise CheckpointError(
-                f"base checkpoint {self.path}: expected an output feature action, "
-                f"found {sorted(config.output_features)}"
-            )
-        return config
 
-    def check_robot(self, cameras: list[str], joint_names: list[str]) -> None:
-        """Raise CheckpointError unless the robot has the cameras and joints of the checkpoint."""
-        missing = set(self.cameras) - set(cameras)
-        if missing:
-            raise CheckpointError(
-                f"base checkpoint {self.path}: expected cameras {sorted(self.cameras)}, "
-                f"found {sorted(cameras)}"
-            )
-        for name, size in (("state", self.state_size), ("action", self.action_size)):
-            if size != len(joint_names):
-                raise CheckpointError(
-                    f"base checkpoint {self.path}: expected a {name} of {size} joints, "
-                    f"found {len(joint_names)}: {list(joint_names)}"
-                )
+    def _be_offline(self, config: PreTrainedConfig, overrides: dict) -> None:
+        super()._be_offline(config, overrides)
+        config.load_vlm_weights = False
+        vlm = self.path / "vlm"
+        if vlm.is_dir():
+            config.vlm_model_name = str(vlm)
+
+    def _try(self) -> None:
+        """Spare SmolVLA the trial: what it needs is known, and a plan takes it seconds."""
 
     def make_noise(self, *seed: int) -> torch.Tensor:
         """Return the flow's initial noise (1, chunk, action) for integers that name it."""
@@ -125,24 +45,8 @@ class FrozenSmolVLA:
         shape = (1, self.config.chunk_size, self.config.max_action_dim)
         return torch.randn(shape, generator=generator).to(self.device)
 
-    def plan(self, images: Images, state: np.ndarray, task: str, noise: torch.Tensor) -> np.ndarray:
-        """Return the next actions (chunk, action_size), normalised.
-
-        `images` are (H, W, 3) uint8 RGB by camera name, `state` (joints,) in LeRobot's units.
-        """
-        return self.plan_batch([images], np.asarray(state)[None], task, noise)[0]
-
-    @torch.no_grad()
-    def plan_batch(
-        self, images: Sequence[Images], states: np.ndarray, task: str, noise: torch.Tensor
-    ) -> np.ndarray:
-        """Return the next actions (n, chunk, action_size) of n robots, as `plan` does of one.
-
-        `states` are (n, joints), `noise` (n, ...) the rows that `make_noise` makes.
-        """
-        batch = self._batch(images, states, task)
-        chunks = self._policy.predict_action_chunk(batch, noise=noise)
-        return chunks[:, : self.chunk_size].float().cpu().numpy()
+    def _chunks(self, batch: dict, noise: torch.Tensor) -> torch.Tensor:
+        return self._policy.predict_action_chunk(batch, noise=noise)
 
     @property
     def token_shape(self) -> tuple[int, int, int]:
@@ -170,46 +74,15 @@ class FrozenSmolVLA:
             every[:, self.cameras.index(name)] = of_camera
         return every
 
-    def _batch(
-        self, images: Sequence[Images], states: np.ndarray, task: str, cameras: Sequence[str] = ()
-    ) -> dict:
-        observation = {
-            f"{OBS_IMAGES}.{name}": torch.from_numpy(np.stack([row[name] for row in images]))
-            .permute(0, 3, 1, 2)
-            .float()
-            / 255.0
-            for name in cameras or self.cameras
-        }
-        observation[OBS_STATE] = torch.as_tensor(states, dtype=torch.float32)
-        observation["task"] = [task] * len(images)
-        with self._preprocessing:
-            return self._preprocess(observation)
 
-    @property
-    def action_std(self) -> np.ndarray:
-        """Size of one normalised unit of action (action_size,) in LeRobot's units."""
-        return np.abs(self._action_scale)
+def load_base(checkpoint: str | Path, device: str = "cpu") -> FrozenPolicy:
+    """Return the base of a checkpoint folder, whatever LeRobot policy with action chunks it is.
 
-    def normalise_state(self, state: np.ndarray) -> np.ndarray:
-        """Normalise joint positions (joints,) in LeRobot's units by the checkpoint's statistics."""
-        return np.asarray(state, dtype=np.float32) * self._state_scale + self._state_offset
-
-    def unnormalise_action(self, action: np.ndarray) -> np.ndarray:
-        """Turn a normalised action (action_size,) into LeRobot's units."""
-        return np.asarray(action, dtype=np.float32) * self._action_scale + self._action_offset
-
-    def _normalise(self, value: torch.Tensor) -> torch.Tensor:
-        return self._preprocess({OBS_STATE: value, "task": ""})[OBS_STATE]
-
-    def _unnormalise(self, value: torch.Tensor) -> torch.Tensor:
-        return self._postprocess(value)
-
-
-def _device(name: str) -> torch.device:
+    Raises CheckpointError and ConfigError as FrozenPolicy does.
+    """
+    file = Path(checkpoint).expanduser() / "config.json"
     try:
-        return torch.empty(1, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"device: expected a torch device of this machine, found {name!r}: {reason}"
-        ) from None
+        kind = json.loads(file.read_text())["type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind = "smolvla"  # which says what is wrong with the folder
+    return (FrozenSmolVLA if kind == "smolvla" else FrozenPolicy)(checkpoint, device)

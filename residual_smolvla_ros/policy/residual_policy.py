@@ -7,7 +7,6 @@ import torch
 
 from residual_smolvla_ros.policy.action_space import GripperSpace, JointSpace, Kinematics
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
-from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import (
     PLAN_AHEAD,
     STATE_CLIP,
@@ -18,6 +17,7 @@ from residual_smolvla_ros.policy.features import (
     VELOCITY_CLIP,
     ResidualConfig,
 )
+from residual_smolvla_ros.policy.frozen import FrozenPolicy
 from residual_smolvla_ros.policy.vision import TokenReducer
 
 
@@ -46,7 +46,7 @@ class ResidualSmolVLAPolicy:
     All randomness of an episode comes from the seed given to `begin_episode`.
     """
 
-    def __init__(self, base: FrozenSmolVLA, task: str = "", kinematics: Kinematics | None = None):
+    def __init__(self, base: FrozenPolicy, task: str = "", kinematics: Kinematics | None = None):
         self.base = base
         self.task = task
         self._kinematics = kinematics
@@ -80,6 +80,11 @@ class ResidualSmolVLAPolicy:
             )
         if config.needs_kinematics and self._kinematics is None:
             raise ValueError("residual weights: expected kinematics of the robot, found none")
+        if config.needs_tokens and self.base.token_shape is None:
+            raise ValueError(
+                "residual weights: expected a SmolVLA as base for the feature vision, "
+                f"found {self.base.config.type}"
+            )
         reducer = TokenReducer(config, self.base.cameras) if config.needs_tokens else None
         network = ResidualActorCritic(config)
         self._load(network, weights)

@@ -19,20 +19,23 @@ _CAMERA = "observation.images."
 _PROJECTION_SEED = 0
 
 
-def read_token_shape(checkpoint: str | Path) -> tuple[int, int, int]:
+def read_token_shape(checkpoint: str | Path) -> tuple[int, int, int] | None:
     """Return cameras, places and channels of a SmolVLA checkpoint's tokens, from its files alone.
 
-    Raises CheckpointError where they do not tell.
+    None for another policy, which has no tokens to see. Raises CheckpointError where the files do
+    not tell.
     """
     folder = Path(checkpoint).expanduser()
     try:
         config = json.loads((folder / "config.json").read_text())
+        if config.get("type", "smolvla") != "smolvla":
+            return None
         with safe_open(folder / "model.safetensors", "numpy") as weights:
             width, _, patch, _ = weights.get_slice(_PATCHES).get_shape()
             channels, joined = weights.get_slice(_CONNECTOR).get_shape()
         cameras = [f for name, f in config["input_features"].items() if name.startswith(_CAMERA)]
         pixels = config["resize_imgs_with_padding"] or cameras[0]["shape"][1:]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(
             f"base checkpoint {folder}: expected a complete SmolVLA checkpoint, found: "
             f"{' '.join(str(error).split())}"

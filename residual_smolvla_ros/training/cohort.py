@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
 from residual_smolvla_ros.learning.schedule import EpisodePlan
-from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.policy.frozen import FrozenPolicy
+from residual_smolvla_ros.policy.look_ahead import look_ahead
 from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
 from residual_smolvla_ros.rewards.composition import Reward
 from residual_smolvla_ros.robots.kinematics import Kinematics
@@ -25,14 +25,12 @@ class Cohort:
 
     def __init__(
         self,
-        base: FrozenSmolVLA,
+        base: FrozenPolicy,
         task: str,
         size: int,
         make_reward: Callable[[], Reward],
         like: SimulatedSO101 | None = None,
     ):
-        self._base = base
-        self._task = task
         kinematics = Kinematics()
         first = SimulatedSO101(like)
         sims = [first, *(SimulatedSO101(like=first) for _ in range(size - 1))]
@@ -64,25 +62,8 @@ class Cohort:
 
     def look_ahead(self, arms: Sequence[Arm]) -> None:
         """Give each arm the plan and the vision tokens that its next step needs."""
-        planning = [arm for arm in arms if arm.policy.needs_plan]
-        seeing = [arm for arm in arms if arm.policy.needs_tokens]
-        cameras = self.arms[0].policy.config.vision_cameras or self._base.cameras
-        images = {
-            id(arm): arm.images(self._base.cameras if arm in planning else cameras)
-            for arm in arms
-            if arm in planning or arm in seeing
-        }
-        if planning:
-            noise = torch.cat([arm.policy.next_noise() for arm in planning])
-            states = np.stack([arm.state for arm in planning])
-            views = [images[id(arm)] for arm in planning]
-            chunks = self._base.plan_batch(views, states, self._task, noise)
-            for arm, chunk in zip(planning, chunks, strict=True):
-                arm.policy.take_plan(chunk)
-        if seeing:
-            tokens = self._base.encode([images[id(arm)] for arm in seeing], cameras)
-            for arm, seen in zip(seeing, tokens, strict=True):
-                arm.policy.see(seen)
+        policies, states = [arm.policy for arm in arms], [arm.state for arm in arms]
+        look_ahead(policies, states, lambda row, cameras: arms[row].images(cameras))
 
     def close(self) -> None:
         """Release the simulators."""

@@ -8,7 +8,7 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.schedule import Schedule
 from residual_smolvla_ros.learning.settings import make_learner
-from residual_smolvla_ros.policy.base import FrozenSmolVLA
+from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.rewards.composition import Reward, make_reward
 from residual_smolvla_ros.rewards.term import RobotDescription
@@ -97,7 +97,7 @@ class CohortMaker:
 
     def __call__(self, size: int, like: SimulatedSO101 | None = None) -> Cohort:
         """Return a cohort of `size` arms; see Cohort for `like`."""
-        base = FrozenSmolVLA(self.base_checkpoint, self.device)
+        base = load_base(self.base_checkpoint, self.device)
         base.check_robot(list(CAMERAS), list(JOINT_NAMES))
         return Cohort(base, self.task, size, self.reward, like)
 
