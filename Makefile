@@ -27,5 +27,5 @@ lint: venv ## check the style
 	@$(VENV)/bin/ruff format --check .
 
 clean: ## remove .venv and what builds and tests leave; runs in outputs/ stay
-	rm -rf $(VENV) build install log *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build install log *.egg-info */*.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from residual_smolvla_ros import arguments, pipeline
+from residual_smolvla_ros import arguments, export, pipeline
 from residual_smolvla_ros.recording import convert
 from residual_smolvla_ros.recording.checks import command as replay
 from residual_smolvla_ros.success import training as success_training
@@ -16,6 +16,8 @@ USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residua
        residual-smolvla report output:=<run>          write a run's report anew
        residual-smolvla train-success data:=<dataset> encoder:=<model> output:=<run>
                                                       train a reward model on labelled frames
+       residual-smolvla export residual_checkpoint:=<run> output:=<folder>
+                                                      base + residual as a policy of LeRobot
        residual-smolvla convert bag:=<bag> output:=<dataset>
                                                       a recorded session as a LeRobotDataset
        residual-smolvla replay bag:=<bag> [check:=policy|reward|learner]
@@ -33,6 +35,7 @@ BATCH = {
     training.TRAIN: training,
     success_training.TRAIN_SUCCESS: success_training,
     convert.CONVERT: convert,
+    export.EXPORT: export,
 }
 COMMANDS = (*PIPELINES, *BATCH, replay.REPLAY, "report", "keys", "call")
 

@@ -13,6 +13,7 @@ python="$venv/bin/python"
 stamp="$venv/residual_smolvla_ros.stamp"
 unfinished="$venv/residual_smolvla_ros.unfinished"
 private_uv="$venv/uv"
+plugin=lerobot_policy_residual_smolvla
 
 say() { echo "setup: $*"; }
 fail() {
@@ -21,7 +22,7 @@ fail() {
 }
 
 # The folder counts too: an editable install points to it, and a moved .venv is stale.
-wanted() { { echo "$root"; cat setup.py setup.cfg constraints.txt; } | sha256sum; }
+wanted() { { echo "$root"; cat setup.py setup.cfg constraints.txt "$plugin"/*.{py,toml}; } | sha256sum; }
 up_to_date() { [[ -x $python && -f $stamp && $(<"$stamp") == "$(wanted)" ]]; }
 
 # Only by running it: pyenv's shims exist for versions that are not active, and then fail.
@@ -142,7 +143,7 @@ install_packages() {
     say "installing the packages (about 6 GB; half a minute to some minutes, once)"
     VIRTUAL_ENV="$venv" "$uv" pip install --python "$python" ${options[@]+"${options[@]}"} \
         --constraint constraints.txt --build-constraint constraints.txt \
-        --editable '.[ros,sim,test]'
+        --editable '.[ros,sim,test]' --editable "./$plugin"
     rm -f "$unfinished"
     wanted >"$stamp.new"
     mv "$stamp.new" "$stamp"

@@ -47,6 +47,8 @@ LAYERS = {
         "robots",
         "errors",
     },
+    "lerobot_plugin": {"lerobot_plugin", "learning", "pipeline", "policy", "robots", "errors"},
+    "export.py": {"arguments", "lerobot_plugin", "learning", "policy", "errors"},
     "arguments.py": set(),
     "config_file.py": {"errors"},
     "image_period.py": {"config_file", "errors"},
