@@ -21,8 +21,7 @@ _OF_LAUNCH = {
     "ros_namespace",
     "ros_remaps",
 }
-# Between SIGINT, SIGTERM and SIGKILL: Ctrl-C ends everything within 5 s.
-_SIGTERM_S, _SIGKILL_S = "4", "1"
+_SIGKILL_S = "1"  # after SIGTERM
 
 
 def describe(mode: str) -> LaunchDescription:
@@ -102,7 +101,7 @@ def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
         # Not SetEnvironmentVariable: it would reach the other nodes of a launch file around this.
         additional_env=described.environment,
         output="both",
-        sigterm_timeout=_SIGTERM_S,
+        sigterm_timeout=str(spec.end_s),
         sigkill_timeout=_SIGKILL_S,
         on_exit=end,
     )

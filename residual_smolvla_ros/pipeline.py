@@ -26,17 +26,22 @@ from residual_smolvla_ros.session_outline import dataset_folder, free_folder, ou
 
 PACKAGE = "residual_smolvla_ros"
 SIM_RATE_HZ = 30.0
+DATASET_CLOSE_S = 600
 
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """A node to start: executable, parameter files, parameters that win over the files."""
+    """A node to start: executable, parameter files, parameters that win over the files.
+
+    `end_s` is how long it may take to end when it is told to.
+    """
 
     executable: str
     parameters: dict
     parameter_files: tuple[str, ...] = ()
     remappings: tuple[tuple[str, str], ...] = ()
     node_name: str = ""
+    end_s: int = 4  # and 1 s for what is killed then: Ctrl-C ends everything within 5 s
 
     @property
     def name(self) -> str:
@@ -206,8 +211,12 @@ def _recorder(mode: str, values: dict, cameras, output: Path, run: dict, nodes) 
         "image_transport": "raw" if values["sim"] else "compressed",
         "needed": needed,
         "dataset": dataset_folder(values),
+        "dataset_close_s": DATASET_CLOSE_S,
     }
-    return NodeSpec("recorder", parameters, nodes[0].parameter_files)
+    files = nodes[0].parameter_files
+    if not values["dataset"]:
+        return NodeSpec("recorder", parameters, files)
+    return NodeSpec("recorder", parameters, files, end_s=DATASET_CLOSE_S + NodeSpec.end_s)
 
 
 def _episode(values: dict, training: bool, has_residual: bool) -> dict:

@@ -13,8 +13,6 @@ import honcho.process
 
 from residual_smolvla_ros.pipeline import NodeSpec, Pipeline
 
-# Between SIGTERM and SIGKILL: Ctrl-C ends everything within 5 s.
-honcho.manager.KILL_WAIT = 4
 LAST_WORDS = 12
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -85,6 +83,8 @@ def run(pipeline: Pipeline, show=print) -> int:
     """
     manager = honcho.manager.Manager(_LogPrinter(pipeline.output / "log", show))
     manager._process_ctor = _ArgumentProcess
+    # Between SIGTERM and SIGKILL.
+    honcho.manager.KILL_WAIT = max(node.end_s for node in pipeline.nodes)
     # A child that was told to stop is silent: the first to stop by itself decides.
     first: list[str] = []
     for node in pipeline.nodes:

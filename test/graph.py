@@ -8,6 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+from residual_smolvla_ros.recording.bag_reader import Bag
+from residual_smolvla_ros.recording.checks.learner import check_learner
+from residual_smolvla_ros.recording.checks.policy import recompute
+from residual_smolvla_ros.recording.checks.reward import check_reward
+from residual_smolvla_ros.recording.session import find_base, read_session
+
 # Small enough for a test: an update is two episodes of twelve steps.
 SETTINGS = {
     "/**/learner": {
@@ -88,3 +94,12 @@ def children(process: subprocess.Popen) -> dict[str, int]:
             if word.startswith("residual_smolvla_ros.nodes."):
                 found[word.rsplit(".", 1)[1]] = child.pid
     return found
+
+
+def check_bag(folder: Path) -> None:
+    """Assert that what a session did is found again in its bag: weights, actions and rewards."""
+    with Bag(folder) as bag:
+        session = read_session(bag)
+        base, _ = find_base(session)
+        for report in (check_learner(bag), recompute(bag, session, base), check_reward(bag)):
+            assert report.agrees, str(report)

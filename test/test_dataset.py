@@ -1,6 +1,8 @@
 """A session's episodes become a LeRobotDataset: the same from its bag and from its messages."""
 
+import dataclasses
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -20,12 +22,12 @@ from made_session import (
 from residual_smolvla_ros import pipeline
 from residual_smolvla_ros.arguments import ArgumentError
 from residual_smolvla_ros.learning.schedule import BASE
-from residual_smolvla_ros.recording import cdr, convert
+from residual_smolvla_ros.recording import cdr, convert, dataset_thread
 from residual_smolvla_ros.recording.bag_reader import Message
 from residual_smolvla_ros.recording.dataset_thread import DatasetThread
 from residual_smolvla_ros.recording.episode_builder import EpisodeBuilder
 from residual_smolvla_ros.recording.episodes import Layout, RecordedEpisode, Selection
-from residual_smolvla_ros.recording.session import STRING, Session
+from residual_smolvla_ros.recording.session import JOINTS, STRING, Session
 from residual_smolvla_ros.records import DISCARD, FAILURE, SUCCESS
 from residual_smolvla_ros.robots.units import rad_to_lerobot
 
@@ -138,6 +140,25 @@ def test_topics_may_overtake_each_other_as_far_as_they_like(last_topic_first):
     assert facts(build([first, *by_topic(others, last_topic_first)])[0]) == facts(in_order)
 
 
+def test_states_without_velocities_are_read_as_rclpy_writes_them():
+    """It leaves 4 bytes too many for each empty array of doubles."""
+    first, *others = messages()
+    bare = [
+        dataclasses.replace(m, data=without_velocity(m) + 2 * bytes(4))
+        if m.topic == "joint_states"
+        else m
+        for m in others
+    ]
+    assert facts(build([first, *bare])[0]) == facts(build([first, *others])[0])
+
+
+def without_velocity(message: Message) -> bytes:
+    fields = vars(cdr.decode(message.kind, message.data))
+    fields = {n: v for n, v in fields.items() if not n.startswith("__")}
+    nothing = np.zeros(0)
+    return serialise(JOINTS, **fields | {"velocity": nothing, "effort": nothing})
+
+
 @pytest.mark.parametrize("topic", ["policy/step", "joint_states", "reward"])
 def test_an_episode_that_lost_a_message_is_left_out_and_named(topic):
     first, *others = messages()
@@ -211,6 +232,22 @@ def test_a_session_writes_the_same_while_it_goes_on(dataset, tmp_path):
     for here, there in zip(live, dataset, strict=True):
         assert here.keys() == there.keys()
         assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
+def test_an_end_that_takes_long_tells_how_many_episodes_wait(tmp_path, monkeypatch):
+    """It was killed after 3 s, and the dataset did not open."""
+    monkeypatch.setattr(dataset_thread, "SAY_S", 0.0)
+    first, *others = messages()
+    told = Session.from_json(cdr.decode(first.kind, first.data).data)
+    thread = DatasetThread(told, tmp_path / "live", Selection(), 10**8, videos=False)
+    add, go_on = thread.dataset.add, threading.Event()
+    thread.dataset.add = lambda episode: go_on.wait() and add(episode)
+    for message in others:
+        thread.put(message.topic, message.kind, message.data)
+    waiting = []
+    thread.close(60.0, lambda count: (waiting.append(count), go_on.set()))
+    assert waiting == [3]
+    assert LeRobotDataset("local/live", root=tmp_path / "live").num_episodes == 3
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import graph
 import psutil
 import pytest
 from feetech_emulator import Emulator
+from lerobot.datasets import LeRobotDataset
 from robot_graph import isolated
 from video_device import VideoDevice
 
@@ -68,8 +69,9 @@ def config(tmp_path, servos, cameras):
 def test_a_session_trains_from_labels_and_ends_with_a_report(domain, config, servos, tmp_path):
     output, text = tmp_path / "run", ""
     process = graph.start(
-        domain, "finetune", config=config, output=output, episodes=2, episode_time_s=3
-    )
+        domain, "finetune", config=config, output=output, episodes=2, episode_time_s=3,
+        record="true", dataset=tmp_path / "dataset",
+    )  # fmt: skip
     try:
         episodes, log = output / "episodes.jsonl", output / "log" / "episode.log"
         graph.wait_until(lambda: called("episode/success"), process)
@@ -95,6 +97,9 @@ def test_a_session_trains_from_labels_and_ends_with_a_report(domain, config, ser
     assert "were lost" not in (output / "log" / "learner.log").read_text()
     assert (output / "report.html").is_file()
     assert all(servos.torque().values())
+    graph.check_bag(output / "bag")
+    data = LeRobotDataset("local/session", root=tmp_path / "dataset")
+    assert (data.num_episodes, data.num_frames) == (2, first["steps"] + 90)
 
 
 @pytest.mark.parametrize("domain", [1], indirect=True)

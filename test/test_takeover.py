@@ -65,12 +65,19 @@ class Person(Peer):
         return bool(np.abs(newest - self.target).max() < 1e-3)
 
 
+def config(folder):
+    """TD3, which learns from a person's steps too."""
+    td3 = {"algorithm": "td3", "warmup_updates": 0, "episodes_per_update": 1, "actor_starts": 1}
+    learner = graph.SETTINGS["/**/learner"] | td3
+    return graph.write_config(folder, learner=learner, episode={"validation_every": 0})
+
+
 @pytest.fixture
 def session(tmp_path):
     with isolated(DOMAIN):
         process = graph.start(
-            DOMAIN, "evaluate", lockstep="false", eval_episodes=1, episode_time_s=600,
-            output=tmp_path / "run", config=graph.write_config(tmp_path),
+            DOMAIN, "finetune", lockstep="false", episodes=1, eval_episodes=0, record="true",
+            episode_time_s=600, output=tmp_path / "run", config=config(tmp_path),
         )  # fmt: skip
         person = Person()
         # Its own commands are none: a robot with two publishers would follow neither.
@@ -116,3 +123,5 @@ def test_the_arm_changes_hands_without_a_jump_and_the_steps_are_marked(session, 
     outcome = json.loads((tmp_path / "run" / "episodes.jsonl").read_text())
     assert outcome["reason"] == "stopped"
     assert 0 < outcome["intervened_steps"] <= marks.count(True)
+    assert len((tmp_path / "run" / "updates.jsonl").read_text().splitlines()) == 1
+    graph.check_bag(tmp_path / "run" / "bag")

@@ -45,7 +45,7 @@ from residual_smolvla_ros.recording.session import (
 LOOK_S = 0.1
 # What may wait in DDS while Python is busy with something else.
 DEPTH, IMAGE_DEPTH = 10_000, 200
-# Of the 4 s between SIGTERM and SIGKILL.
+# Of the 4 s between SIGTERM and SIGKILL, which come later where a dataset is written.
 CLOSE_S = 3.0
 # At the end messages may still be on their way: until none has come for a while, within a limit.
 QUIET_S, DRAIN_S = 0.2, 0.8
@@ -243,7 +243,7 @@ class RecorderNode(PipelineNode):
             if self._thread is not None:
                 self._thread.close(begun + CLOSE_S - time.monotonic())
                 print(f"recorder: {self._thread.written} messages written, {self._missing()}")
-            self._dataset.close(max(1.0, begun + CLOSE_S - time.monotonic()))
+            self._dataset.close()
 
     def _drain(self, end: float) -> None:
         """Take what is in DDS, and what still comes."""

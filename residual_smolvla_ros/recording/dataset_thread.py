@@ -3,6 +3,7 @@
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from residual_smolvla_ros.recording.dataset import DatasetSettings, SessionDatas
 from residual_smolvla_ros.recording.episode_builder import EpisodeBuilder
 from residual_smolvla_ros.recording.episodes import Layout, RecordedEpisode, Selection
 from residual_smolvla_ros.recording.session import Session
+
+SAY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ class DatasetThread:
         self._builder = EpisodeBuilder(layout)
         self._selection = selection
         self._max_waiting = max_waiting
-        self._put_bytes = self._done_bytes = 0  # one writing thread each
+        # One writing thread each.
+        self._put_bytes = self._done_bytes = 0
+        self._put_episodes = self._done_episodes = 0
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._deadline: float | None = None
@@ -84,12 +89,18 @@ class DatasetThread:
             lines.append(self._lines.get())
         return lines
 
-    def close(self, timeout_s: float) -> None:
-        """Write the episodes that wait, as far as that goes in time, and close the dataset."""
+    def close(self, timeout_s: float, say: Callable[[int], None] = lambda waiting: None) -> None:
+        """Write the episodes that wait, as far as that goes in time, and close the dataset.
+
+        `say` is told how many wait if that takes longer than SAY_S.
+        """
         self._hand_over(self._builder.finish())
         self._deadline = time.monotonic() + timeout_s
         self._queue.put(None)
-        self._thread.join(timeout_s)
+        self._thread.join(min(SAY_S, timeout_s))
+        if self._thread.is_alive():
+            say(self._put_episodes - self._done_episodes)
+            self._thread.join(max(0.0, self._deadline - time.monotonic()))
         if self._thread.is_alive():
             self.error = self.error or "no time was left to close it"
 
@@ -101,6 +112,7 @@ class DatasetThread:
                 self._drop(episode, "too many wait already")
                 continue
             self._put_bytes += size
+            self._put_episodes += 1
             self._queue.put(_Waiting(episode, size))
 
     def _drop(self, episode: RecordedEpisode, reason: str) -> None:
@@ -112,6 +124,7 @@ class DatasetThread:
             while (waiting := self._queue.get()) is not None:
                 self._write(waiting.episode)
                 self._done_bytes += waiting.size
+                self._done_episodes += 1
             self.dataset.close()
         except Exception as error:  # of the disk, of LeRobot: the session goes on without it
             self.error = " ".join(str(error).split()) or type(error).__name__

@@ -1,5 +1,6 @@
 """The dataset that the node `recorder` writes beside its bag, or instead of one."""
 
+import signal
 from pathlib import Path
 
 from residual_smolvla_ros.nodes.common import PipelineNode
@@ -19,6 +20,7 @@ class DatasetWriter:
         videos = node.parameter("dataset_videos", True, "images as video; false: PNG without loss")
         age = node.parameter("dataset_max_image_age_s", 0.15, "no episode with older images")
         waiting = node.parameter("dataset_max_waiting_mb", 1000, "episodes are dropped beyond")
+        self._close_s = node.parameter("dataset_close_s", 3, "what may be written at the end")
         self._node, self._thread, self._has_failed = node, None, False
         if not folder:
             return
@@ -75,14 +77,32 @@ class DatasetWriter:
             "dataset_dropped": str(self._thread.dropped),
         }
 
-    def close(self, timeout_s: float) -> None:
-        """Write the episodes that wait, as far as that goes in time, and close the dataset."""
+    def close(self) -> None:
+        """Write the episodes that wait, as far as that goes in time, and close the dataset.
+
+        Ctrl-C ends that too.
+        """
         if not self.is_on:
             return
-        self._thread.close(timeout_s)
+        # rclpy's own handler, which was called already, would let a second one pass.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self._thread.close(self._close_s, self._say)
+        except KeyboardInterrupt:
+            self._thread.error = "interrupted"
         for line in self._thread.reports():
             print(f"recorder: dataset: {line}")
         dataset = self._thread.dataset
         print(f"recorder: dataset: {dataset.episodes} episodes, {dataset.successes} successes")
         if self._thread.error:
-            print(f"recorder: error: dataset: {self._thread.error}")
+            print(
+                f"recorder: error: dataset: {self._thread.error}; it may not open, but one can be "
+                "made of a session's bag by residual-smolvla convert"
+            )
+
+    def _say(self, waiting: int) -> None:
+        print(
+            f"[WARN] recorder: dataset: {waiting} episodes are still to be written, Ctrl-C leaves "
+            "them out",
+            flush=True,
+        )
