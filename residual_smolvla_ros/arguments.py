@@ -108,6 +108,7 @@ ARGUMENTS = (
     Argument("eval_episodes", "200", "held-out episodes of an evaluation", whole_number),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),
     Argument("device", "cpu", "torch device of SmolVLA"),
+    Argument("nodes", "", "nodes to start here, as a,b or all but -a,-b; default: all", names),
     Argument("resume", "false", "go on with the run in output", boolean, (FINETUNE,)),
 )
 

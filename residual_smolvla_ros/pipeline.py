@@ -22,6 +22,7 @@ from residual_smolvla_ros.arguments import (
 from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
 from residual_smolvla_ros.image_period import chunk_steps, vision_steps
+from residual_smolvla_ros.node_choice import choose_nodes
 from residual_smolvla_ros.session_outline import dataset_folder, free_folder, outline
 
 PACKAGE = "residual_smolvla_ros"
@@ -140,6 +141,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     ]
     if is_recorded:
         nodes.insert(0, _recorder(mode, values, cameras, output, run, nodes))
+    nodes = choose_nodes(nodes, values["nodes"])
     return Pipeline(mode, output, tuple(nodes), environment(), values)
 
 

@@ -53,7 +53,15 @@ LAYERS = {
     "config_file.py": {"errors"},
     "image_period.py": {"config_file", "errors"},
     "session_outline.py": {"arguments"},
-    "pipeline.py": {"arguments", "config_file", "image_period", "session_outline", "errors"},
+    "node_choice.py": {"arguments"},
+    "pipeline.py": {
+        "arguments",
+        "config_file",
+        "image_period",
+        "node_choice",
+        "session_outline",
+        "errors",
+    },
 }
 
 
