@@ -232,7 +232,7 @@ def test_lerobot_rollout_drives_a_robot_with_it(of_a_robot, tmp_path, monkeypatc
         "--strategy.type=base",
         "--return_to_initial_position=false",
         f"--task={TASK}",
-        "--duration=1",
+        "--duration=0.2",
     ]
     sent, send = [], SimSOFollower.send_action
     monkeypatch.setattr(
