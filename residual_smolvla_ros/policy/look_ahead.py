@@ -19,6 +19,8 @@ def look_ahead(
     The policies share a base. `states` are (joints,) each; `look` takes the number of a policy
     and names of cameras, and returns what they see.
     """
+    if not policies:  # all arms have come to their episodes' ends
+        return
     base = policies[0].base
     planning = [row for row, policy in enumerate(policies) if policy.needs_plan]
     seeing = [row for row, policy in enumerate(policies) if policy.needs_tokens]
