@@ -24,7 +24,7 @@ from residual_smolvla_ros.learning.schedule import TRAINING_SEED
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.robots.kinematics import Kinematics
 from residual_smolvla_ros.robots.simulation import CAMERAS, PRIVILEGED_NAMES, TASK, SimulatedSO101
 from residual_smolvla_ros.robots.units import lerobot_to_rad, rad_to_lerobot
@@ -111,7 +111,7 @@ def report(run: Path, usage: dict[str, float], episodes: int) -> float:
 def one_process_rate(episodes: int) -> float:
     """Return the steps per second of simulator and policy called one after the other."""
     torch.set_num_threads(1)
-    policy = ResidualSmolVLAPolicy(FrozenSmolVLA(DEMO_CHECKPOINT), TASK, Kinematics())
+    policy = ResidualPolicy(FrozenSmolVLA(DEMO_CHECKPOINT), TASK, Kinematics())
     config = ResidualConfig.from_names(ResidualConfig.FEATURE_NAMES, 6, len(PRIVILEGED_NAMES))
     policy.load_weights(config, ResidualActorCritic(config).state_dict(), version=0)
     robot = SimulatedSO101()
@@ -127,7 +127,7 @@ def one_process_rate(episodes: int) -> float:
     return rate
 
 
-def play(robot: SimulatedSO101, policy: ResidualSmolVLAPolicy, seed: int) -> int:
+def play(robot: SimulatedSO101, policy: ResidualPolicy, seed: int) -> int:
     """Play an episode; return its steps."""
     robot.reset(seed)
     policy.begin_episode(seed, MAX_STEPS)

@@ -16,7 +16,7 @@ from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.robots.kinematics import Kinematics
 from residual_smolvla_ros.robots.simulation import IMAGE_SIZE, PRIVILEGED_NAMES, TASK
 
@@ -24,7 +24,7 @@ from residual_smolvla_ros.robots.simulation import IMAGE_SIZE, PRIVILEGED_NAMES,
 def measure(hold_steps: int, episodes: int) -> tuple[list[float], list[float]]:
     """Return the durations of steps and of plans, in ms."""
     base = FrozenSmolVLA(DEMO_CHECKPOINT)
-    policy = ResidualSmolVLAPolicy(base, TASK, Kinematics())
+    policy = ResidualPolicy(base, TASK, Kinematics())
     names = ResidualConfig.FEATURE_NAMES
     config = ResidualConfig.from_names(names, 6, len(PRIVILEGED_NAMES), hold_steps=hold_steps)
     policy.load_weights(config, ResidualActorCritic(config).state_dict(), version=0)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from residual_smolvla_ros import arguments, export, pipeline
+from residual_smolvla_ros.local import command as local
 from residual_smolvla_ros.recording import convert
 from residual_smolvla_ros.recording.checks import command as replay
 from residual_smolvla_ros.success import training as success_training
@@ -12,6 +13,8 @@ from residual_smolvla_ros.training import command as training
 
 USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residual, evaluate, report
        residual-smolvla train [name:=value ...]       the same in simulation, without ROS
+       residual-smolvla finetune-local --robot.type=... --base_policy_path=... [--name=value ...]
+                                                      the same on your robot, without ROS
        residual-smolvla evaluate [name:=value ...]    base against base + residual
        residual-smolvla report output:=<run>          write a run's report anew
        residual-smolvla train-success data:=<dataset> encoder:=<model> output:=<run>
@@ -37,7 +40,7 @@ BATCH = {
     convert.CONVERT: convert,
     export.EXPORT: export,
 }
-COMMANDS = (*PIPELINES, *BATCH, replay.REPLAY, "report", "keys", "call")
+COMMANDS = (*PIPELINES, *BATCH, local.FINETUNE_LOCAL, replay.REPLAY, "report", "keys", "call")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,6 +62,8 @@ def _run(argv: list[str]) -> int:
         raise arguments.ArgumentError(
             f"expected one of the commands {', '.join(COMMANDS)}, found {command!r}"
         )
+    if command == local.FINETUNE_LOCAL:
+        return local.run(rest)  # LeRobot's own parser takes the words
     wants_help = bool({"-h", "--help", "-s", "--show-args"} & set(rest))
     if command == "keys":
         return _keys(["--help"] if wants_help else rest)

@@ -21,7 +21,7 @@ from residual_smolvla_ros.errors import CheckpointError
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import FrozenSmolVLA, load_base
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.policy.vision import read_token_shape
 
 CAMERAS = ("front", "wrist")
@@ -168,7 +168,7 @@ def test_several_robots_get_the_plans_that_each_would_get(checkpoint):
 def test_a_residual_corrects_its_actions(checkpoint, kinematics):
     base = load_base(checkpoint)
     config = ResidualConfig.from_names(["state", "base_action", "chunk_position"], 6)
-    policy = ResidualSmolVLAPolicy(base, "", kinematics)
+    policy = ResidualPolicy(base, "", kinematics)
     policy.load_weights(config, ResidualActorCritic(config).state_dict(), version=0)
     policy.begin_episode(seed=3, max_steps=20)
     policy.plan(see(0), np.zeros(6))
@@ -183,7 +183,7 @@ def test_a_residual_corrects_its_actions(checkpoint, kinematics):
 def test_vision_tokens_are_asked_of_a_smolvla_only(checkpoint):
     assert read_token_shape(checkpoint) is None
     config = ResidualConfig({"state": 6, "vision": 4}, action_size=6, action_space="joint")
-    policy = ResidualSmolVLAPolicy(load_base(checkpoint))
+    policy = ResidualPolicy(load_base(checkpoint))
     with pytest.raises(ValueError, match=r"expected a SmolVLA as base .* vision, found"):
         policy.load_weights(config, ResidualActorCritic(config).state_dict(), version=0)
     with pytest.raises(CheckpointError, match="expected policy type smolvla, found"):

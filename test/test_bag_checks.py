@@ -16,7 +16,7 @@ from residual_smolvla_ros.learning.schedule import VALIDATION, EpisodePlan
 from residual_smolvla_ros.learning.settings import make_learner
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.recording import cdr
 from residual_smolvla_ros.recording.bag_reader import Bag, Message
 from residual_smolvla_ros.recording.bag_writer import typestore
@@ -171,7 +171,7 @@ def played(base, kinematics) -> list[Message]:
         action_space="joint", action_scale=0.2, hidden_sizes=(8,), vision_period_steps=3,
         log_std_init=-1.0,
     )  # fmt: skip
-    policy = ResidualSmolVLAPolicy(base, "Lift", kinematics)
+    policy = ResidualPolicy(base, "Lift", kinematics)
     network = ResidualActorCritic(config).state_dict()
     policy.load_weights(config, network, version=2)
     plan = EpisodePlan(1, "train", 0, 5, 8, weights_version=2, explore=True)

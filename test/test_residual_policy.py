@@ -16,7 +16,7 @@ from residual_smolvla_ros.policy.features import (
     TCP_SCALE,
     ResidualConfig,
 )
-from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
 
 STATE = np.array([5.0, -60.0, 55.0, 60.0, -10.0, 20.0])
 TARGET = np.array([0.2, 0.05, 0.01])
@@ -41,13 +41,13 @@ def everything() -> ResidualConfig:
 def make_policy(base, kinematics):
     """Return a function that makes a policy; `head` scales the actor's last weights."""
 
-    def make(config: ResidualConfig, head: float = 0.3) -> ResidualSmolVLAPolicy:
+    def make(config: ResidualConfig, head: float = 0.3) -> ResidualPolicy:
         network = ResidualActorCritic(config, seed=1)
         weight = network.actor[-1].weight
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
         with torch.no_grad():
             weight.copy_(head * noise)
-        policy = ResidualSmolVLAPolicy(base, "Lift the red cube", kinematics)
+        policy = ResidualPolicy(base, "Lift the red cube", kinematics)
         policy.load_weights(config, network.state_dict(), version=5)
         return policy
 
@@ -321,14 +321,14 @@ def test_weights_for_another_robot_are_refused(make_policy, config):
 
 
 def test_gripper_space_without_kinematics_is_refused(base, everything):
-    policy = ResidualSmolVLAPolicy(base)
+    policy = ResidualPolicy(base)
     weights = ResidualActorCritic(everything).state_dict()
     with pytest.raises(ValueError, match="expected kinematics of the robot, found none"):
         policy.load_weights(everything, weights, version=0)
 
 
 def test_a_step_without_weights_is_refused(base, images):
-    policy = ResidualSmolVLAPolicy(base)
+    policy = ResidualPolicy(base)
     policy.begin_episode(1, max_steps=10)
     policy.plan(images, STATE)
     with pytest.raises(RuntimeError, match="expected residual weights before the first step"):

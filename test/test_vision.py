@@ -11,7 +11,7 @@ from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.errors import CheckpointError
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.policy.vision import TokenReducer, read_token_shape
 
 STATE = np.array([5.0, -60.0, 55.0, 60.0, -10.0, 20.0])
@@ -183,8 +183,8 @@ def test_a_projection_of_channels_is_one_for_all_places_and_keeps_their_distance
 
 
 @pytest.fixture
-def policy(base, kinematics) -> ResidualSmolVLAPolicy:
-    policy = ResidualSmolVLAPolicy(base, kinematics=kinematics)
+def policy(base, kinematics) -> ResidualPolicy:
+    policy = ResidualPolicy(base, kinematics=kinematics)
     config = make_config()
     policy.load_weights(config, ResidualActorCritic(config).state_dict(), version=1)
     policy.begin_episode(1, max_steps=50)

@@ -11,7 +11,7 @@ from residual_smolvla_ros.learning.checkpoint import save_checkpoint
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 
 PERIOD_NS = 33_333_333
 STATE = np.array([5.0, -60.0, 55.0, 60.0, -10.0, 20.0])
@@ -36,8 +36,8 @@ def vision() -> ResidualConfig:
 def make_worker(base, kinematics, vision):
     """Return a function that makes a worker of a policy in an episode, and the policy."""
 
-    def make(lockstep: bool) -> tuple[VisionWorker, ResidualSmolVLAPolicy]:
-        policy = ResidualSmolVLAPolicy(base, kinematics=kinematics)
+    def make(lockstep: bool) -> tuple[VisionWorker, ResidualPolicy]:
+        policy = ResidualPolicy(base, kinematics=kinematics)
         policy.load_weights(vision, ResidualActorCritic(vision).state_dict(), version=1)
         policy.begin_episode(1, max_steps=50)
         policy.take_plan(np.zeros((base.chunk_size, base.action_size), dtype=np.float32))

@@ -23,7 +23,7 @@ from residual_smolvla_ros.lerobot_plugin.configuration_residual import (
 from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.look_ahead import look_ahead
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 
 
 def needed_of_simulator(residual: ResidualConfig) -> list[str]:
@@ -63,8 +63,8 @@ class BaseAndResidualPolicy(PreTrainedPolicy):
         self._playing = 0  # rows of the present episode
         self._episodes = 0
 
-    def _make_policy(self) -> ResidualSmolVLAPolicy:
-        policy, residual = ResidualSmolVLAPolicy(self._base, "", self._kinematics), self._residual
+    def _make_policy(self) -> ResidualPolicy:
+        policy, residual = ResidualPolicy(self._base, "", self._kinematics), self._residual
         policy.load_weights(residual.config, residual.weights, residual.counters["version"])
         return policy
 

@@ -28,7 +28,7 @@ from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
 from residual_smolvla_ros.records import (
     ENVIRONMENT_STATE,
     EPISODE_EVENT,
@@ -73,7 +73,7 @@ class PolicyNode(PipelineNode):
 
         base = load_base(checkpoint, device)
         base.check_robot(self._cameras, list(self._joint_names))
-        self._policy = ResidualSmolVLAPolicy(base, task, Kinematics())
+        self._policy = ResidualPolicy(base, task, Kinematics())
         if residual:
             loaded = load_checkpoint(residual)
             self._policy.load_weights(loaded.config, loaded.weights, loaded.counters["version"])

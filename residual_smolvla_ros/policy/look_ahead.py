@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from residual_smolvla_ros.policy.frozen import Images
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 
 
 def look_ahead(
-    policies: Sequence[ResidualSmolVLAPolicy],
+    policies: Sequence[ResidualPolicy],
     states: Sequence[np.ndarray],
     look: Callable[[int, Sequence[str]], Images],
 ) -> None:

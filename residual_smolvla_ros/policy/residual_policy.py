@@ -37,7 +37,7 @@ class PolicyStep:
     token_age: int = -1  # of the vision tokens, in control steps; -1 without
 
 
-class ResidualSmolVLAPolicy:
+class ResidualPolicy:
     """Act with a frozen SmolVLA and a residual, one episode after the other.
 
     A step needs a plan once every `base.chunk_size` steps: ask `needs_plan`, then call `plan`.

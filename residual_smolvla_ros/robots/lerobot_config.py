@@ -45,16 +45,32 @@ def teleop_config(values: dict) -> "TeleoperatorConfig":
     return _decode("teleop", "lerobot.teleoperators", "TeleoperatorConfig", values)
 
 
-def _decode(what: str, package_name: str, kind_name: str, values: dict):
+def register_robot(name: str) -> None:
+    """Let LeRobot's own parser know a type of robot; raise ConfigError for an unknown one."""
+    _find("robot", "lerobot.robots", "RobotConfig", name)
+
+
+def register_camera(name: str) -> None:
+    """Let LeRobot's own parser know a type of camera; raise ConfigError for an unknown one."""
+    _find("camera", "lerobot.cameras", "CameraConfig", name)
+
+
+def _find(what: str, package_name: str, kind_name: str, name: str):
+    """Return LeRobot's class of configurations, where a type has been registered."""
     package = importlib.import_module(package_name)
     kind = getattr(package, kind_name)
-    name = values.get("type")
-    if not name:
-        raise ConfigError(f"{what}: expected a type, as LeRobot names it, found {values}")
     _register(kind, package, name)
     known = kind.get_known_choices()
     if name not in known:
         raise ConfigError(f"{what}: expected a type out of {', '.join(known)}, found {name!r}")
+    return kind
+
+
+def _decode(what: str, package_name: str, kind_name: str, values: dict):
+    name = values.get("type")
+    if not name:
+        raise ConfigError(f"{what}: expected a type, as LeRobot names it, found {values}")
+    kind = _find(what, package_name, kind_name, name)
     try:
         return draccus.decode(kind, values)
     except (draccus.utils.DraccusException, ValueError, TypeError) as error:

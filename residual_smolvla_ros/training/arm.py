@@ -7,7 +7,7 @@ import numpy as np
 
 from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.learning.schedule import EpisodePlan
-from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
 from residual_smolvla_ros.records import FAILURE, SUCCESS, Record
 from residual_smolvla_ros.rewards.composition import Reward
 from residual_smolvla_ros.rewards.transition import Transition
@@ -48,7 +48,7 @@ class Arm:
     of `policy`, and `images`. `success` says whether the episode has come to it.
     """
 
-    def __init__(self, sim: SimulatedSO101, policy: ResidualSmolVLAPolicy, reward: Reward):
+    def __init__(self, sim: SimulatedSO101, policy: ResidualPolicy, reward: Reward):
         self._sim = sim
         self.policy = policy
         self._reward = reward

@@ -8,7 +8,7 @@ from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.frozen import FrozenPolicy
 from residual_smolvla_ros.policy.look_ahead import look_ahead
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.rewards.composition import Reward
 from residual_smolvla_ros.robots.kinematics import Kinematics
 from residual_smolvla_ros.robots.simulation import SimulatedSO101
@@ -35,7 +35,7 @@ class Cohort:
         first = SimulatedSO101(like)
         sims = [first, *(SimulatedSO101(like=first) for _ in range(size - 1))]
         self.arms = [
-            Arm(sim, ResidualSmolVLAPolicy(base, task, kinematics), make_reward()) for sim in sims
+            Arm(sim, ResidualPolicy(base, task, kinematics), make_reward()) for sim in sims
         ]
         self._sims = sims
         self.size = size

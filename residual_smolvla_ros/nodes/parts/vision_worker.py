@@ -4,7 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from residual_smolvla_ros.policy.residual_policy import ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.policy.vision import token_age
 
 
@@ -16,7 +16,7 @@ class VisionWorker:
     for the first ones of an episode. Stamps are ns.
     """
 
-    def __init__(self, policy: ResidualSmolVLAPolicy, lockstep: bool, period_ns: int):
+    def __init__(self, policy: ResidualPolicy, lockstep: bool, period_ns: int):
         self._policy = policy
         self._lockstep = lockstep
         self._period_ns = period_ns

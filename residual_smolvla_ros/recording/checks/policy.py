@@ -14,7 +14,7 @@ from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.frozen import FrozenPolicy
-from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualSmolVLAPolicy
+from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
 from residual_smolvla_ros.policy.vision import token_age
 from residual_smolvla_ros.recording.bag_reader import Bag
 from residual_smolvla_ros.recording.checks.latency import Latency
@@ -91,7 +91,7 @@ class _Check:
         self._joint_names = tuple(parameter("joint_names", list(JOINT_NAMES)))
         self._period_ns = round(1e9 / parameter("rate_hz", 30.0))
         base.check_robot(session.cameras, list(self._joint_names))
-        self._policy = ResidualSmolVLAPolicy(base, parameter("task", ""), Kinematics())
+        self._policy = ResidualPolicy(base, parameter("task", ""), Kinematics())
         self._learns = "learner/weights" in bag.topics
         if not self._learns:
             self._load(parameter("residual_checkpoint", ""))

@@ -1,0 +1,1 @@
+"""The residual policy in one's own Python loop, without ROS."""
