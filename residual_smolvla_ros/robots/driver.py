@@ -50,6 +50,7 @@ class RobotDriver:
                 f"found {sorted(self._robot.action_features)}"
             )
         self.joint_names = tuple(name.removesuffix(SUFFIX) for name in names)
+        self.name = self._robot.name  # as LeRobot's datasets call it
 
     def _make_robot(self) -> Robot:
         try:
