@@ -22,6 +22,7 @@ from residual_smolvla_ros.local.arguments import LocalArguments, parse
 from residual_smolvla_ros.local.keys import Keys
 from residual_smolvla_ros.local.loop import Loop
 from residual_smolvla_ros.local.session import LocalSession
+from residual_smolvla_ros.robots.driver import RobotLost
 from residual_smolvla_ros.training.cohort import Cohort
 from residual_smolvla_ros.training.settings import CohortMaker, learner_from, schedule_from
 from residual_smolvla_ros.training.trainer import Trainer
@@ -164,7 +165,7 @@ def so101(tmp_path):
             "--dataset.single_task=Lift the red cube",
             "--dataset.episode_time_s=1",
             "--dataset.reset_time_s=0.1",
-            "--dataset.num_episodes=2",
+            "--dataset.num_episodes=3",
             f"--rl.output={tmp_path / 'run'}",
         ]
         yield servos, words
@@ -172,23 +173,31 @@ def so101(tmp_path):
             device.unplug()
 
 
-def test_the_arguments_of_lerobot_record_drive_an_so101_behind_the_safety_filter(
+def test_an_so101_is_driven_behind_the_safety_filter_and_labelled_until_it_is_lost(
     so101, tmp_path, monkeypatch
 ):
     servos, words = so101
     servos.writes()
-    # A person labels the second episode a success, at its time limit.
-    labels = iter(["f", "s"])
+    labels = iter(["f", "s", "d"])
+
+    def ask(loop: Loop) -> None:
+        label = next(labels)
+        if label == "d":
+            servos.pull()
+        loop._keys.press(label)
+
     monkeypatch.setattr(Keys, "are_heard", True)
-    monkeypatch.setattr(Loop, "_ask", lambda loop: loop._keys.press(next(labels)))
+    monkeypatch.setattr(Loop, "_ask", ask)
     arguments = parse(words)
     for camera in arguments.robot.cameras.values():
         # A pipe cannot be told its size, as a device can.
         camera.width = camera.height = camera.fps = None
-    play(arguments)
+    with pytest.raises(RobotLost, match="port"):
+        play(arguments)
     lines = [json.loads(line) for line in (tmp_path / "run" / "episodes.jsonl").open()]
-    assert [line["label"] for line in lines] == ["failure", "success"]
-    assert [line["episode_return"] for line in lines] == [0.0, 1.0]
+    assert [line["label"] for line in lines] == ["failure", "success", "discard"]
+    assert [line["episode_return"] for line in lines] == [0.0, 1.0, 0.0]
+    assert load_checkpoint(tmp_path / "run").counters["episodes"] == 2
     goals = [goal for _, goal in servos.writes()]
     assert len(goals) > 2 * RATE
     jumps = [abs(a[n] - b[n]) for a, b in itertools.pairwise(goals) for n in a if n in b]

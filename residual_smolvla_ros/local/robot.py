@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import draccus
 from lerobot.cameras.utils import make_cameras_from_configs
 from lerobot.robots import RobotConfig
 
@@ -55,7 +54,7 @@ class FilteredRobot:
     in_real_time = True
 
     def __init__(self, config: RobotConfig, rate_hz: float):
-        self._driver = RobotDriver({"type": config.type} | draccus.encode(config))
+        self._driver = RobotDriver(config)
         self.name = self._driver.name
         if self._driver.joint_names != JOINT_NAMES:
             raise ConfigError(

@@ -35,13 +35,18 @@ class RobotLost(DeviceLost):
 class RobotDriver:
     """Drive a LeRobot robot in rad; the cameras of its configuration are left to others.
 
-    `values` are the robot's type and fields, as a LeRobot user writes them. Raises ConfigError
-    where they are wrong, or its actions are not joint positions in degrees.
+    `values` are the robot's type and fields, as a LeRobot user writes them, or what LeRobot has
+    parsed of them. Raises ConfigError where they are wrong, or its actions are not joint positions
+    in degrees.
     """
 
-    def __init__(self, values: dict):
+    def __init__(self, values: dict | RobotConfig):
+        is_parsed = isinstance(values, RobotConfig)
+        self._config = _adapt(values if is_parsed else robot_config(values))
+        if is_parsed:
+            fields = {name: value for name, value in vars(values).items() if value is not None}
+            values = {"type": values.type} | fields
         self._values = values
-        self._config = _adapt(robot_config(values))
         self._robot = self._make_robot()
         names = [name for name in self._robot.action_features if name.endswith(SUFFIX)]
         if not names or len(names) != len(self._robot.action_features):
