@@ -111,11 +111,27 @@ def test_the_dataset_has_the_features_and_frames_of_lerobot_record(finished):
     assert frame["observation.state"].shape == frame["action"].shape == (6,)
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_bit(finished, config, tmp_path):
-    play(simulated(config, tmp_path / "a", "--num_episodes=2"))
-    go_on = f"--residual_checkpoint_path={tmp_path / 'a'}"
-    play(simulated(config, tmp_path / "b", "--num_episodes=1", go_on))
+def test_a_run_goes_on_from_its_checkpoint_to_the_bit_and_its_dataset_grows(
+    finished, config, tmp_path
+):
+    words = ["--dataset.repo_id=me/cube", "--dataset.push_to_hub=false", "--dataset.video=false"]
+    words += [f"--dataset.root={tmp_path / 'dataset'}"]
+    play(simulated(config, tmp_path / "a", "--num_episodes=2", *words))
+    with pytest.raises(ValueError, match=r"dataset me/cube.*: expected a new folder, found"):
+        LocalSession(simulated(config, tmp_path / "b", *words))
+    go_on = [f"--residual_checkpoint_path={tmp_path / 'a'}", "--resume=true", "--num_episodes=1"]
+    play(simulated(config, tmp_path / "b", *go_on, *words))
     assert same(tmp_path / "b", finished / "run")
+    ours = LeRobotDataset("me/cube", root=tmp_path / "dataset")
+    theirs = LeRobotDataset("me/cube", root=finished / "dataset")
+    assert len(ours) == len(theirs)
+    assert torch.equal(ours[-1]["action"], theirs[-1]["action"])
+
+
+def test_a_dataset_to_add_to_that_is_not_there_is_not_looked_for_elsewhere(config, tmp_path):
+    words = ["--dataset.repo_id=me/cube", f"--dataset.root={tmp_path / 'none'}", "--resume=true"]
+    with pytest.raises(ValueError, match="dataset me/cube: expected one to add to, found: none in"):
+        LocalSession(simulated(config, tmp_path / "run", *words))
 
 
 def test_ctrl_c_keeps_finished_episodes(config, tmp_path):

@@ -1,6 +1,7 @@
 """The LeRobotDataset of a session: the features and frames that lerobot-record writes."""
 
 import contextlib
+from pathlib import Path
 
 import av
 import datasets
@@ -12,10 +13,13 @@ from lerobot.datasets import (
     create_initial_features,
 )
 from lerobot.processor import make_default_processors
-from lerobot.utils.constants import ACTION, OBS_STR
+from lerobot.utils.constants import ACTION, HF_LEROBOT_HOME, OBS_STR
 from lerobot.utils.feature_utils import build_dataset_frame, combine_feature_dicts
 
 from residual_smolvla_ros.errors import ConfigError
+
+# There may be no ffmpeg that LeRobot could choose.
+BACKEND = "pyav"
 
 
 class Recording:
@@ -52,6 +56,7 @@ class Recording:
         features = _features(robot, config.video)
         how = {
             "root": config.root,
+            "video_backend": BACKEND,
             "batch_encoding_size": config.video_encoding_batch_size,
             "rgb_encoder": config.rgb_encoder,
             "depth_encoder": config.depth_encoder,
@@ -62,6 +67,10 @@ class Recording:
             "image_writer_threads": config.num_image_writer_threads_per_camera * len(robot.cameras),
         }
         if resume:
+            folder = Path(config.root or HF_LEROBOT_HOME / config.repo_id)
+            if not (folder / "meta" / "info.json").is_file():
+                # LeRobot would look for it on the hub.
+                raise ValueError(f"none in {folder}")
             dataset = LeRobotDataset.resume(config.repo_id, **how)
             sanity_check_dataset_robot_compatibility(dataset, robot, config.fps, features)
             return dataset

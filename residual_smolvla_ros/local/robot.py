@@ -37,6 +37,7 @@ class SimulatedArm(SimulatedRobot):
 
     def __init__(self):
         super().__init__()
+        self.robot_type = self.name
         self.cameras = dict.fromkeys(CAMERAS)
         shapes = dict.fromkeys(CAMERAS, (IMAGE_SIZE, IMAGE_SIZE, 3))
         self.observation_features = JOINTS | shapes
@@ -55,7 +56,7 @@ class FilteredRobot:
 
     def __init__(self, config: RobotConfig, rate_hz: float):
         self._driver = RobotDriver(config)
-        self.name = self._driver.name
+        self.name = self.robot_type = self._driver.name
         if self._driver.joint_names != JOINT_NAMES:
             raise ConfigError(
                 f"robot {self.name}: expected the joints {', '.join(JOINT_NAMES)}, "
