@@ -16,6 +16,7 @@ from residual_smolvla_ros import (
 )
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.learning.schedule import TRAIN, EpisodePlan
+from residual_smolvla_ros.records import FAILURE
 from residual_smolvla_ros.training.settings import CohortMaker, learner_from
 
 TERMS = {"environment": {"weight": 1.0}, "success": {"weight": 1.0}}
@@ -97,6 +98,14 @@ def test_advantages_and_returns_are_of_the_recorded_values(policy, robot):
     assert np.isfinite(trainer.episode.log_probs).all()
     with pytest.raises(RuntimeError, match="found none new"):
         trainer.record_step(0.0)
+
+
+def test_a_persons_failure_reaches_its_reward_term(policy, robot):
+    reward = SimpleRewardFunction({"failure": {"weight": -2.0}})
+    observation = start(policy, robot)
+    action = policy.predict_action(observation)
+    assert reward.compute_reward(observation, action) == 0.0
+    assert reward.compute_reward(observation, action, label=FAILURE) == -2.0
 
 
 def test_saved_weights_are_loaded_again_and_act_alike(policy, robot, config, tmp_path):

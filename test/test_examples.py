@@ -4,10 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from feetech_emulator import Emulator
+from emulated_so101 import emulated_so101
 from lerobot.cameras.opencv import OpenCVCameraConfig
 from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
-from video_device import VideoDevice
 
 from residual_smolvla_ros import SimulatedRobot
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
@@ -28,13 +27,9 @@ def example():
 @pytest.fixture
 def so101(tmp_path):
     """LeRobot's own robot: servos on a pseudo-terminal, cameras on pipes."""
-    devices = {name: VideoDevice(tmp_path / name) for name in ("front", "wrist")}
-    with Emulator(tmp_path) as servos:
-        servos.calibrate(tmp_path, "arm")
-        for device in devices.values():
-            device.plug()
+    with emulated_so101(tmp_path) as (servos, devices):
         cameras = {
-            name: OpenCVCameraConfig(device.path, width=320, height=240, fps=30)
+            name: OpenCVCameraConfig(device, width=320, height=240, fps=30)
             for name, device in devices.items()
         }
         config = SO101FollowerConfig(
@@ -43,8 +38,6 @@ def so101(tmp_path):
         for camera in cameras.values():  # a pipe cannot be told its size, as a device can
             camera.width = camera.height = camera.fps = None
         yield SO101Follower(config)
-        for device in devices.values():
-            device.unplug()
 
 
 def test_the_record_loop_learns_in_simulation(example, tmp_path, monkeypatch, capsys):

@@ -10,9 +10,8 @@ import sys
 import graph
 import pytest
 import torch
-from feetech_emulator import Emulator
+from emulated_so101 import emulated_so101
 from lerobot.datasets import LeRobotDataset
-from video_device import VideoDevice
 
 from residual_smolvla_ros import cli
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
@@ -161,14 +160,10 @@ def test_ctrl_c_keeps_finished_episodes(config, tmp_path):
 @pytest.fixture
 def so101(tmp_path):
     """The arguments of a real arm: emulated servos, and cameras on pipes."""
-    devices = {name: VideoDevice(tmp_path / name) for name in ("front", "wrist")}
-    with Emulator(tmp_path) as servos:
-        servos.calibrate(tmp_path, "arm")
-        for device in devices.values():
-            device.plug()
+    with emulated_so101(tmp_path) as (servos, devices):
         size = {"width": 320, "height": 240, "fps": 30}
         cameras = {
-            name: {"type": "opencv", "index_or_path": str(device.path), **size}
+            name: {"type": "opencv", "index_or_path": str(device), **size}
             for name, device in devices.items()
         }
         words = [
@@ -185,8 +180,6 @@ def so101(tmp_path):
             f"--rl.output={tmp_path / 'run'}",
         ]
         yield servos, words
-        for device in devices.values():
-            device.unplug()
 
 
 def test_an_so101_is_driven_behind_the_safety_filter_and_labelled_until_it_is_lost(

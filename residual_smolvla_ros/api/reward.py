@@ -47,10 +47,12 @@ class SimpleRewardFunction:
         action: Mapping[str, float],
         success: bool = False,
         step: PolicyStep | None = None,
+        label: str = "",
     ) -> float:
         """Return the reward of an action by the observation that came *after* it.
 
-        `success` says that the task is done, `step` is the policy's `last_step`, for terms of the
+        `success` says that the task is done, `label` what a person called the episode (success or
+        failure), `step` is the policy's `last_step`, for terms of the
         residual. Raises ValueError where a term lacks what it needs.
         """
         tick = self._tick
@@ -64,6 +66,7 @@ class SimpleRewardFunction:
                 next_stamp=stamp,
                 tick=tick,
                 success=success or bool(environment and environment.metadata["success"]),
+                label=label,
                 position=lerobot_to_rad(read_state(observation)),
                 velocity=observation.get("velocity"),
                 effort=observation.get("effort", np.zeros(len(JOINT_NAMES))),

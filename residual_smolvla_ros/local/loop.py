@@ -117,7 +117,7 @@ class Loop:
                 reason = "labelled"  # done is done, also at the time limit
             last = self._policy.last_step
             earned = self._reward.compute_reward(
-                observation, action, success=label == SUCCESS, step=last
+                observation, action, success=label == SUCCESS, step=last, label=label
             )
             self._trainer.record_step(earned)
             total += earned
