@@ -62,6 +62,8 @@ def config(tmp_path, servos, cameras):
     return graph.write_config(
         tmp_path, pipeline=pipeline, so101_bridge=bridge, learner=learner, episode=episode,
         reward={"terms": terms},
+        # A busy machine may be late with images.
+        recorder={"dataset_max_image_age_s": 10.0},
     )  # fmt: skip
 
 
