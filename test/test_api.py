@@ -170,3 +170,17 @@ def test_importing_the_package_imports_neither_torch_nor_lerobot():
     """The commands' own argument checks would take seconds."""
     code = "import residual_smolvla_ros, sys; print({'torch', 'lerobot'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_an_arm_with_other_joints_is_corrected_joint_by_joint(tmp_path, robot):
+    names = [f"joint_{number}" for number in range(6)]
+    told = robot.get_observation()
+    joints = [value for name, value in told.items() if name.endswith(".pos")]
+    observation = told | {f"{name}.pos": value for name, value in zip(names, joints, strict=True)}
+    learner = {"features": ["state", "base_action"], "action_space": "joint"}
+    config = graph.write_config(tmp_path, learner=learner)
+    policy = ResidualSmolVLAPolicy(DEMO_CHECKPOINT, config=config, joint_names=names)
+    assert list(policy.predict_action(observation)) == [f"{name}.pos" for name in names]
+    config = graph.write_config(tmp_path, learner=learner | {"action_space": "gripper"})
+    with pytest.raises(ValueError, match="expected kinematics of the robot, found none"):
+        ResidualSmolVLAPolicy(DEMO_CHECKPOINT, config=config, joint_names=names)

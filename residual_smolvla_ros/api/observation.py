@@ -1,6 +1,6 @@
 """What a robot of LeRobot tells and takes: joints as `<name>.pos`, images by camera name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,12 +9,12 @@ from residual_smolvla_ros.robots.units import JOINT_NAMES
 POSITION = ".pos"
 
 
-def read_state(observation: Mapping) -> np.ndarray:
+def read_state(observation: Mapping, joint_names: Sequence[str] = JOINT_NAMES) -> np.ndarray:
     """Return the joint positions (joints,) float32 in LeRobot's units.
 
     Raises ValueError where a joint is missing or is no finite number.
     """
-    keys = [f"{name}{POSITION}" for name in JOINT_NAMES]
+    keys = [f"{name}{POSITION}" for name in joint_names]
     if missing := [key for key in keys if key not in observation]:
         raise ValueError(
             f"observation: expected {', '.join(missing)}, found {', '.join(map(str, observation))}"
@@ -37,8 +37,8 @@ def read_images(observation: Mapping, cameras: Iterable[str]) -> dict[str, np.nd
     return images
 
 
-def write_action(command: np.ndarray) -> dict[str, float]:
+def write_action(command: np.ndarray, joint_names: Sequence[str] = JOINT_NAMES) -> dict[str, float]:
     """Return a command (joints,) in LeRobot's units as a robot's `send_action` takes it."""
     return {
-        f"{name}{POSITION}": float(value) for name, value in zip(JOINT_NAMES, command, strict=True)
+        f"{name}{POSITION}": float(value) for name, value in zip(joint_names, command, strict=True)
     }

@@ -1,6 +1,6 @@
 """Base and residual in one's own loop: a LeRobot robot's observation in, its action out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.look_ahead import look_ahead
 from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
 from residual_smolvla_ros.robots.kinematics import Kinematics
+from residual_smolvla_ros.robots.units import JOINT_NAMES
 from residual_smolvla_ros.training.settings import learner_from
 
 # What features need beside joints and images; a robot in simulation may tell it.
@@ -27,6 +28,7 @@ class ResidualSmolVLAPolicy:
     `config` is a parameter file whose section `learner` says what the residual sees and how it
     learns: config/so101.yaml of the package by default; `total_steps` ends its schedules. An
     episode has at most `max_steps` control steps; its randomness comes from `seed` and its number.
+    `joint_names` are the robot's, in the order of the base's state: the SO101's by default.
     `explore` says whether the residual is sampled: a trainer sets it. `last_step` is what the last
     action was made of. Raises CheckpointError and ConfigError for what cannot work.
     """
@@ -40,16 +42,20 @@ class ResidualSmolVLAPolicy:
         total_steps: int = 0,
         max_steps: int = 900,
         seed: int = 0,
+        joint_names: Sequence[str] = JOINT_NAMES,
     ):
         self.base = load_base(_folder_of(base_policy), device)
+        self.joint_names = tuple(joint_names)
         file = Path(config) if config else share_directory() / "config" / "so101.yaml"
         if not file.is_file():
             raise ConfigError(f"config: expected a parameter file, found no such file: {file}")
-        self.learner = learner_from(file, self.base.path, seed, total_steps)
+        self.learner = learner_from(file, self.base.path, seed, total_steps, self.joint_names)
         self.seed = seed
         self.explore = False
         self.last_step: PolicyStep | None = None
-        self._core = ResidualPolicy(self.base, kinematics=Kinematics())
+        # Of the SO101: another arm has the action space joint, and no feature of the tool.
+        kinematics = Kinematics() if self.joint_names == JOINT_NAMES else None
+        self._core = ResidualPolicy(self.base, kinematics=kinematics)
         self._max_steps = max_steps
         self._seed = seed
         self._plays = False
@@ -90,17 +96,17 @@ class ResidualSmolVLAPolicy:
         """
         state, extra = self._prepare(observation, task, use_residual)
         self.last_step = self._core.step(state, extra)
-        return write_action(self.last_step.command)
+        return write_action(self.last_step.command, self.joint_names)
 
     def extract_state_features(self, observation: Mapping, task: str = "") -> np.ndarray:
         """Return what the residual sees (feature_size,) of an observation, float32."""
-        state, extra = read_state(observation), _extras(observation)
+        state, extra = read_state(observation, self.joint_names), _extras(observation)
         if not self._plays:
             self._prepare(observation, task, use_residual=True)
         return self._core.features(state, extra)
 
     def _prepare(self, observation: Mapping, task: str, use_residual: bool):
-        state = read_state(observation)
+        state = read_state(observation, self.joint_names)
         if not self._plays:
             self._core.begin_episode(self._seed, self._max_steps, use_residual, self.explore)
             self._plays = True

@@ -1,6 +1,6 @@
 """A reward of one's own loop, composed of the package's terms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,8 +17,8 @@ class SimpleRewardFunction:
     """The weighted sum of reward terms (docs/rewards.md) of one control step.
 
     `terms` are as in a config: `{"success": {"weight": 1.0}}` by default; `cameras` are those that
-    terms may look at. Raises ConfigError for terms that do not fit, or that need what a loop of
-    one's own does not tell.
+    terms may look at, `joint_names` the robot's. Raises ConfigError for terms that do not fit, or
+    that need what a loop of one's own does not tell.
     """
 
     def __init__(
@@ -26,14 +26,16 @@ class SimpleRewardFunction:
         terms: dict[str, dict] | None = None,
         cameras: tuple[str, ...] = (),
         rate_hz: float = 30.0,
+        joint_names: Sequence[str] = JOINT_NAMES,
     ):
-        robot = RobotDescription(JOINT_NAMES, period_s=1.0 / rate_hz)
+        robot = RobotDescription(tuple(joint_names), period_s=1.0 / rate_hz)
         self.reward = make_reward(terms or {"success": {"weight": 1.0}}, robot, cameras)
         if self.reward.pose_topics:
             raise ConfigError(
                 f"terms: expected none with pose topics, found {list(self.reward.pose_topics)}"
             )
         self._cameras = cameras
+        self._joint_names = tuple(joint_names)
         self._period = round(1e9 / rate_hz)
         self.reset()
 
@@ -67,10 +69,10 @@ class SimpleRewardFunction:
                 tick=tick,
                 success=success or bool(environment and environment.metadata["success"]),
                 label=label,
-                position=lerobot_to_rad(read_state(observation)),
+                position=self._positions(observation),
                 velocity=observation.get("velocity"),
-                effort=observation.get("effort", np.zeros(len(JOINT_NAMES))),
-                command=lerobot_to_rad(read_state(action)),
+                effort=observation.get("effort", np.zeros(len(self._joint_names))),
+                command=self._positions(action),
                 residual=None if step is None else step.residual,
                 environment=environment,
                 frames={name: (lambda frame=frame: frame) for name, frame in frames.items()},
@@ -79,3 +81,6 @@ class SimpleRewardFunction:
         if shares.missing:
             raise ValueError("; ".join(self.reward.problems[name] for name in shares.missing))
         return shares.total
+
+    def _positions(self, values: Mapping) -> np.ndarray:
+        return lerobot_to_rad(read_state(values, self._joint_names), self._joint_names)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from lerobot.cameras.utils import make_cameras_from_configs
 from lerobot.robots import RobotConfig
 
 from residual_smolvla_ros.api.observation import read_state, write_action
 from residual_smolvla_ros.api.simulated_robot import SimulatedRobot
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.robots.arm import SafeArm
 from residual_smolvla_ros.robots.driver import SUFFIX, RobotDriver, RobotLost
 from residual_smolvla_ros.robots.limits import ArmSettings
@@ -33,6 +33,7 @@ class SimulatedArm(SimulatedRobot):
     """The simulated arm: as fast as it goes, and it knows success by itself."""
 
     in_real_time = False
+    joint_names = JOINT_NAMES
     action_features = JOINTS
 
     def __init__(self):
@@ -49,7 +50,7 @@ class SimulatedArm(SimulatedRobot):
 class FilteredRobot:
     """An arm of LeRobot whose motors are told what the safety filter lets through, no more.
 
-    Raises ConfigError for a robot that is no SO101-like arm, RobotLost where it is not there.
+    Raises ConfigError for a robot without joint positions, RobotLost where it is not there.
     """
 
     in_real_time = True
@@ -57,16 +58,12 @@ class FilteredRobot:
     def __init__(self, config: RobotConfig, rate_hz: float):
         self._driver = RobotDriver(config)
         self.name = self.robot_type = self._driver.name
-        if self._driver.joint_names != JOINT_NAMES:
-            raise ConfigError(
-                f"robot {self.name}: expected the joints {', '.join(JOINT_NAMES)}, "
-                f"found {', '.join(self._driver.joint_names)}"
-            )
+        self.joint_names = self._driver.joint_names
         self.cameras = make_cameras_from_configs(getattr(config, "cameras", {}))
         self._rate_hz = rate_hz
         self._arm: SafeArm | None = None
-        self.action_features = JOINTS
-        self.observation_features = JOINTS | {
+        self.action_features = {f"{name}{SUFFIX}": float for name in self.joint_names}
+        self.observation_features = self.action_features | {
             name: (camera.height, camera.width, 3) for name, camera in self.cameras.items()
         }
 
@@ -101,16 +98,19 @@ class FilteredRobot:
         told = {"velocity": state.velocity}
         if state.load is not None:
             told["effort"] = state.load
-        return write_action(rad_to_lerobot(state.position)) | images | told
+        return self._told(state.position) | images | told
 
     def send_action(self, action: Mapping[str, float]) -> dict[str, float]:
         """Follow an action as far as the filter allows; return what the motors were told.
 
         Raises CommandRefused in a hold, as after a stall.
         """
-        goal = lerobot_to_rad(read_state(action))
-        self._arm.command(list(JOINT_NAMES), goal, stamp=time.monotonic(), age=0.0)
-        return write_action(rad_to_lerobot(self._arm.filter.goal))
+        goal = lerobot_to_rad(read_state(action, self.joint_names), self.joint_names)
+        self._arm.command(list(self.joint_names), goal, stamp=time.monotonic(), age=0.0)
+        return self._told(self._arm.filter.goal)
+
+    def _told(self, positions: np.ndarray) -> dict[str, float]:
+        return write_action(rad_to_lerobot(positions, self.joint_names), self.joint_names)
 
     def hold(self) -> None:
         """Stay where the arm is until the next episode."""

@@ -19,7 +19,6 @@ from residual_smolvla_ros.pipeline import share_directory
 from residual_smolvla_ros.records import DISCARD, SUCCESS
 from residual_smolvla_ros.reporting.results import append_outcome, last_episode, write_run
 from residual_smolvla_ros.rewards.judge import default_terms
-from residual_smolvla_ros.robots.units import JOINT_NAMES
 from residual_smolvla_ros.training.settings import Section
 
 SHOWN = ("policy_loss", "value_loss", "approx_kl")
@@ -47,13 +46,16 @@ class LocalSession:
             max_steps=steps,
             total_steps=steps * data.num_episodes,
             seed=rl.seed,
+            joint_names=self._robot.joint_names,
         )
-        self._policy.base.check_robot(list(self._robot.cameras), list(JOINT_NAMES))
+        self._policy.base.check_robot(list(self._robot.cameras), list(self._robot.joint_names))
         self._trainer = self._make_trainer()
         section = Section(config, "reward")
         simulated = not isinstance(self._robot, FilteredRobot)
         terms = section("terms", default_terms(environment=simulated))
-        self._reward = SimpleRewardFunction(terms, tuple(self._robot.cameras), data.fps)
+        self._reward = SimpleRewardFunction(
+            terms, tuple(self._robot.cameras), data.fps, self._robot.joint_names
+        )
         self._recording = Recording(data, self._robot, arguments.resume)
         settings = {"base_checkpoint": str(self._policy.base.path.resolve()), "seed": rl.seed}
         self._run = LearnerRun(self.output, self._trainer.learner, settings, resume=False)

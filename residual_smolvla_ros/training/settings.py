@@ -53,12 +53,18 @@ class Section:
             )
 
 
-def learner_from(file: Path, base_checkpoint: Path, seed: int, total_steps: int) -> Learner:
+def learner_from(
+    file: Path,
+    base_checkpoint: Path,
+    seed: int,
+    total_steps: int,
+    joint_names: tuple[str, ...] = JOINT_NAMES,
+) -> Learner:
     """Return the learner that the config's section `learner` describes."""
     section = Section(file, "learner")
     section.give("total_steps", total_steps)  # as the pipeline gives it to the node
     shape = read_token_shape(base_checkpoint)
-    learner = make_learner(section, JOINT_NAMES, shape, seed)
+    learner = make_learner(section, joint_names, shape, seed)
     for name, default in (("total_steps", 0), ("torch_threads", 1)):
         section(name, default)  # of the node alone
     section.check()
