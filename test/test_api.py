@@ -7,6 +7,8 @@ import graph
 import numpy as np
 import pytest
 import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
 from residual_smolvla_ros import (
     ResidualRLTrainer,
@@ -160,10 +162,21 @@ def test_what_cannot_work_is_refused_in_one_line(policy, tmp_path):
         ResidualRLTrainer(policy, device="cuda")
     with pytest.raises(ValueError, match="rollout: expected at least one step, found none"):
         ResidualRLTrainer(policy).update_policy()
-    with pytest.raises(ValueError, match=r"base_policy: expected a checkpoint's folder .* object"):
+    with pytest.raises(ValueError, match=r"base_policy: expected a checkpoint's folder, .* object"):
         ResidualSmolVLAPolicy(object())
     with pytest.raises(ValueError, match="config: expected a parameter file"):
         ResidualSmolVLAPolicy(DEMO_CHECKPOINT, config=tmp_path / "none.yaml")
+
+
+def test_a_policy_that_lerobot_has_loaded_tells_its_folder(policy, robot, config, monkeypatch):
+    monkeypatch.chdir(DEMO_CHECKPOINT)  # where its config.json looks for the VLM
+    given = PreTrainedConfig.from_pretrained(DEMO_CHECKPOINT)
+    given.pretrained_path = DEMO_CHECKPOINT
+    base = SmolVLAPolicy.from_pretrained(DEMO_CHECKPOINT, config=given)
+    other = ResidualSmolVLAPolicy(base, config=config, max_steps=STEPS)
+    observation = start(policy, robot)
+    other.reset(seed=0)
+    assert other.predict_action(observation) == policy.predict_action(observation)
 
 
 def test_importing_the_package_imports_neither_torch_nor_lerobot():

@@ -24,7 +24,8 @@ EXTRAS = ("velocity", "privileged", "target")
 class ResidualSmolVLAPolicy:
     """A frozen base and a residual, as the node `policy` composes them.
 
-    `base_policy` is the folder of a checkpoint, or a policy that LeRobot has loaded from one.
+    `base_policy` is the folder of a checkpoint, or a policy of LeRobot whose
+    `config.pretrained_path` names it, as lerobot's commands set it.
     `config` is a parameter file whose section `learner` says what the residual sees and how it
     learns: config/so101.yaml of the package by default; `total_steps` ends its schedules. An
     episode has at most `max_steps` control steps; its randomness comes from `seed` and its number.
@@ -125,7 +126,7 @@ def _folder_of(base_policy) -> Path:
     folder = getattr(getattr(base_policy, "config", None), "pretrained_path", None)
     if folder is None:
         raise ConfigError(
-            "base_policy: expected a checkpoint's folder or a LeRobot policy that was loaded from "
-            f"one, found {type(base_policy).__name__}"
+            "base_policy: expected a checkpoint's folder, or a LeRobot policy whose "
+            f"config.pretrained_path names it, found {type(base_policy).__name__} without"
         )
     return Path(folder)
