@@ -59,6 +59,12 @@ def number(text: str) -> float:
     return value
 
 
+def check_new(folder: Path, name: str) -> None:
+    """Raise ArgumentError if the folder that an argument names holds files."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ArgumentError(f"{name}: expected a new or empty folder, found files in {folder}")
+
+
 def names(text: str) -> tuple[str, ...]:
     """Return names from text that commas divide; none from an empty one."""
     return tuple(text.split(",")) if text else ()

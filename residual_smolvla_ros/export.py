@@ -8,6 +8,7 @@ from residual_smolvla_ros.arguments import (
     Argument,
     ArgumentError,
     boolean,
+    check_new,
     parse_values,
     whole_number,
 )
@@ -41,8 +42,7 @@ def run(given: dict[str, str]) -> int:
         if not values[name]:
             raise ArgumentError(f"{EXPORT}: expected {name}:=<folder>, found none")
     output = Path(values["output"]).expanduser().resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ArgumentError(f"output: expected a new or empty folder, found files in {output}")
+    check_new(output, "output")
     # Only now: a wrong argument is refused at once, without seconds of imports.
     from residual_smolvla_ros.learning.checkpoint import load_checkpoint
 

@@ -17,6 +17,7 @@ from residual_smolvla_ros.arguments import (
     RESET,
     ArgumentError,
     arguments,
+    check_new,
     parse_arguments,
 )
 from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
@@ -170,10 +171,7 @@ def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files
         nodes.append(NodeSpec("success_classifier", parameters, files))
     if values["collect_frames"]:
         folder = Path(values["collect_frames"]).expanduser().resolve()
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ArgumentError(
-                f"collect_frames: expected a new or empty folder, found files in {folder}"
-            )
+        check_new(folder, "collect_frames")
         parameters = {"output": str(folder), "cameras": cameras, "task": values["task"]}
         nodes.append(NodeSpec("frame_collector", parameters, files))
     if values["sim"] and values["lockstep"]:

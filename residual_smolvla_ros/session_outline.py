@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from residual_smolvla_ros.arguments import ArgumentError
+from residual_smolvla_ros.arguments import ArgumentError, check_new
 
 
 def outline(mode: str, values: dict, nodes: Iterable, run: dict, start_checkpoint: str) -> str:
@@ -52,8 +52,7 @@ def dataset_folder(values: dict) -> str:
     if not values["dataset"]:
         return ""
     folder = Path(values["dataset"]).expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError(f"dataset: expected a new or empty folder, found files in {folder}")
+    check_new(folder, "dataset")
     if values["sim"] and values["lockstep"] and not 1 <= values["camera_period_steps"] <= 4:
         raise ArgumentError(
             "dataset: expected lockstep:=false or camera_period_steps:=1, since each step needs "

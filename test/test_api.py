@@ -61,11 +61,13 @@ def test_a_loop_of_ones_own_acts_and_learns_as_training_does_to_the_bit(policy, 
             earned = reward.compute_reward(observation, action, step=policy.last_step)
             trainer.record_step(earned)
         ours.append(trainer.episode)
+        trainer.compute_gae(final_observation=observation)
+        assert trainer.episode.final_features is None  # it may go on
         trainer.update_policy(final_observation=observation)
 
     theirs, learner = play_in_training(config)
     for here, there in zip(ours, theirs, strict=True):
-        for name in ("features", "residuals", "log_probs", "values", "rewards", "final_features"):
+        for name in ("features", "residuals", "log_probs", "values", "rewards"):
             assert np.array_equal(getattr(here, name), getattr(there, name)), name
     weights = trainer.learner.weights()
     assert trainer.learner.counters == learner.counters
@@ -79,7 +81,8 @@ def play_in_training(config):
     episodes = []
     for number, seed in enumerate(SEEDS):
         cohort.load_weights(learner.residual, learner.weights(), learner.counters.version)
-        plan = EpisodePlan(number, TRAIN, number, seed, STEPS, use_residual=True, explore=True)
+        acts = not learner.warms_up  # as the schedule has it
+        plan = EpisodePlan(number, TRAIN, number, seed, STEPS, use_residual=acts, explore=acts)
         episodes += [played.episode for played in cohort.play([plan])]
         learner.add_episode(episodes[-1])
     cohort.close()

@@ -59,6 +59,7 @@ LAYERS = {
         "errors",
     },
     "local": {
+        "arguments",
         "local",
         "api",
         "learning",

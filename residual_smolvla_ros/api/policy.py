@@ -95,25 +95,27 @@ class ResidualSmolVLAPolicy:
         `use_residual` counts from the episode's first action on. Raises ValueError where the
         observation lacks what base or residual look at.
         """
-        state, extra = self._prepare(observation, task, use_residual)
+        self._look(observation, task, use_residual)
+        state, extra = read_state(observation, self.joint_names), _extras(observation)
         self.last_step = self._core.step(state, extra)
         return write_action(self.last_step.command, self.joint_names)
 
     def extract_state_features(self, observation: Mapping, task: str = "") -> np.ndarray:
         """Return what the residual sees (feature_size,) of an observation, float32."""
-        state, extra = read_state(observation, self.joint_names), _extras(observation)
         if not self._plays:
-            self._prepare(observation, task, use_residual=True)
-        return self._core.features(state, extra)
+            self._look(observation, task, use_residual=True)
+        return self._core.features(read_state(observation, self.joint_names), _extras(observation))
 
-    def _prepare(self, observation: Mapping, task: str, use_residual: bool):
-        state = read_state(observation, self.joint_names)
+    def _look(self, observation: Mapping, task: str, use_residual: bool) -> None:
+        """Begin an episode, and plan, where either is due."""
         if not self._plays:
+            # While it learns, the residual stands aside in the critic's warm-up.
+            use_residual = use_residual and not (self.explore and self.learner.warms_up)
             self._core.begin_episode(self._seed, self._max_steps, use_residual, self.explore)
             self._plays = True
         self._core.task = task
+        state = read_state(observation, self.joint_names)
         look_ahead([self._core], [state], lambda _, cameras: read_images(observation, cameras))
-        return state, _extras(observation)
 
 
 def _extras(observation: Mapping) -> dict[str, np.ndarray]:

@@ -54,8 +54,8 @@ class SimpleRewardFunction:
         """Return the reward of an action by the observation that came *after* it.
 
         `success` says that the task is done, `label` what a person called the episode (success or
-        failure), `step` is the policy's `last_step`, for terms of the
-        residual. Raises ValueError where a term lacks what it needs.
+        failure); `step` is the policy's `last_step`, for terms of the residual. Raises ValueError
+        where a term lacks what it needs.
         """
         tick = self._tick
         self._tick += 1

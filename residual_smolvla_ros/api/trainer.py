@@ -59,16 +59,16 @@ class ResidualRLTrainer:
         )
         self._recorded = step
 
+    @torch.no_grad()
     def compute_gae(self, final_observation: Mapping | None = None) -> tuple[np.ndarray, ...]:
         """Return advantages and returns (decisions,) of the episode so far.
 
         `final_observation` is that of the state that followed, where the episode was cut off
         there: the critic's value of it goes into the returns. Raises ValueError without a step.
         """
-        self._finish(final_observation)
         config = self.learner.config
         batch = make_batch(
-            [self.episode],
+            [self._followed_by(final_observation)],
             self.learner.network.value,
             config.gamma,
             config.gae_lambda,
@@ -86,15 +86,14 @@ class ResidualRLTrainer:
         """
         if not self.episode.steps:
             raise ValueError("rollout: expected at least one step, found none")
-        self._finish(final_observation)
-        self.episode.success = success
-        metrics = self.learner.add_episode(self.episode)
+        episode = dataclasses.replace(self._followed_by(final_observation), success=success)
+        metrics = self.learner.add_episode(episode)
         self.policy.use_learner(self.learner)
         self.reset_rollout_storage()
         return metrics or {}
 
-    def _finish(self, final_observation: Mapping | None) -> None:
-        if final_observation is not None:
-            features = self.policy.extract_state_features(final_observation)
-            self.episode.final_features = features
-            self.episode.timed_out = True
+    def _followed_by(self, final_observation: Mapping | None) -> Episode:
+        if final_observation is None:
+            return self.episode
+        features = self.policy.extract_state_features(final_observation)
+        return dataclasses.replace(self.episode, final_features=features, timed_out=True)

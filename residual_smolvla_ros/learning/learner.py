@@ -99,6 +99,11 @@ class Learner:
         return self.algorithm.network
 
     @property
+    def warms_up(self) -> bool:
+        """Whether the next update trains the critic only."""
+        return self.counters.version < self.warmup_updates
+
+    @property
     def collected(self) -> int:
         """Episodes waiting for the next update."""
         return len(self._episodes)
@@ -121,7 +126,7 @@ class Learner:
         return self._update(episodes)
 
     def _update(self, episodes: list[Episode]) -> dict[str, float]:
-        warmup = self.counters.version < self.warmup_updates
+        warmup = self.warms_up
         metrics = {}
         # A person may have driven all the time: the update's turn is over, with nothing learned.
         if any(episode.segments() for episode in episodes):

@@ -9,13 +9,13 @@ import draccus
 from lerobot.configs.dataset import DatasetRecordConfig
 from lerobot.robots import RobotConfig
 
+from residual_smolvla_ros.arguments import UNLABELLED
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.local.robot import SimulatedArmConfig  # noqa: F401, registers its type
 from residual_smolvla_ros.robots.lerobot_config import register_camera, register_robot
 
 # In a camera's fields, as YAML or JSON.
 _TYPE = re.compile(r"""\btype["']?\s*:\s*["']?(\w+)""")
-UNLABELLED = ("wait", "failure", "discard")
 
 
 @dataclass

@@ -59,7 +59,6 @@ class Loop:
         self._keys.clear()
         self._robot.reset(plan.seed)
         self._policy.reset(plan.seed)
-        self._policy.explore = plan.explore
         self._trainer.reset_rollout_storage()
         self._reward.reset()
         try:
@@ -80,15 +79,14 @@ class Loop:
 
     def _plan(self, number: int) -> EpisodePlan:
         learner = self._trainer.learner
-        index, version = learner.counters.episodes + learner.collected, learner.counters.version
-        warmup = version < learner.warmup_updates
+        index, warmup = learner.counters.episodes + learner.collected, learner.warms_up
         return EpisodePlan(
             number,
             WARMUP if warmup else TRAIN,
             index,
             TRAINING_SEED * (self._policy.seed + 1) + index,
             self._steps,
-            weights_version=version,
+            weights_version=learner.counters.version,
             use_residual=not warmup,
             explore=not warmup,
         )
@@ -98,7 +96,7 @@ class Loop:
         observation = self._robot.get_observation()
         for step in range(1, plan.max_steps + 1):
             began = time.perf_counter()
-            action = self._policy.predict_action(observation, self._task, plan.use_residual)
+            action = self._policy.predict_action(observation, self._task)
             self._robot.send_action(action)
             self._recording.add(observation, action)
             if self._robot.in_real_time:

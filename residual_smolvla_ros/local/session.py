@@ -38,13 +38,13 @@ class LocalSession:
             )
         config = Path(rl.config) if rl.config else share_directory() / "config" / "so101.yaml"
         self._robot = make_robot(arguments.robot, data.fps)
-        steps = max(1, round(data.episode_time_s * data.fps))
+        self._steps = max(1, round(data.episode_time_s * data.fps))
         self._policy = ResidualSmolVLAPolicy(
             arguments.policy.path,
             arguments.policy.device,
             config=config,
-            max_steps=steps,
-            total_steps=steps * data.num_episodes,
+            max_steps=self._steps,
+            total_steps=self._steps * data.num_episodes,
             seed=rl.seed,
             joint_names=self._robot.joint_names,
         )
@@ -99,7 +99,7 @@ class LocalSession:
                 self._reward,
                 self._recording,
                 keys,
-                steps=max(1, round(data.episode_time_s * data.fps)),
+                steps=self._steps,
                 fps=data.fps,
                 task=data.single_task,
                 unlabelled=arguments.rl.unlabelled,

@@ -6,6 +6,7 @@ from pathlib import Path
 from residual_smolvla_ros.arguments import (
     Argument,
     ArgumentError,
+    check_new,
     choice,
     names,
     number,
@@ -42,7 +43,6 @@ def run(given: dict[str, str]) -> int:
             raise ArgumentError(f"{name}: expected a folder, found none")
     # Only now: a wrong argument is refused at once, without seconds of imports.
     from residual_smolvla_ros.recording.bag_reader import open_bag
-    from residual_smolvla_ros.recording.dataset import check_new
 
     output = Path(values["output"]).expanduser().resolve()
     check_new(output, "output")

@@ -197,11 +197,5 @@ class SessionDataset:
         }
 
 
-def check_new(folder: Path, name: str) -> None:
-    """Raise ConfigError if the folder of a dataset to write holds files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{name}: expected a new or empty folder, found files in {folder}")
-
-
 def _repo_id(folder: Path) -> str:
     return f"local/{folder.name}"

@@ -7,6 +7,7 @@ from residual_smolvla_ros.arguments import (
     Argument,
     ArgumentError,
     boolean,
+    check_new,
     count,
     names,
     number,
@@ -89,6 +90,5 @@ def _folder(name: str, values: dict) -> Path:
 
 def _output(text: str) -> Path:
     output = Path(text or f"outputs/success-{datetime.now():%Y%m%d-%H%M%S}").expanduser().resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ArgumentError(f"output: expected a new or empty folder, found files in {output}")
+    check_new(output, "output")
     return output
