@@ -5,6 +5,7 @@ import functools
 import json
 import signal
 import sys
+import time
 from collections import deque
 from pathlib import Path
 
@@ -38,6 +39,30 @@ class _ArgumentProcess(honcho.process.Process):
         """Start the node from a process of honcho's own, which ignores SIGTERM."""
         _die_with_parent(signal.SIGKILL)
         super().run(*args, **kwargs)
+
+
+class _Manager(honcho.manager.Manager):
+    """Kill each node that was told to end once its own time is over, `end_s` by name."""
+
+    def __init__(self, printer, end_s: dict[str, float]):
+        super().__init__(printer)
+        self._end_s = end_s
+        self._told: float | None = None
+        # Once it is over, `kill` is called again and again.
+        honcho.manager.KILL_WAIT = min(end_s.values())
+
+    def terminate(self) -> None:
+        """Tell all nodes to end."""
+        if self._told is None:
+            self._told = time.monotonic()
+        super().terminate()
+
+    def kill(self) -> None:
+        """Kill the nodes whose time is over."""
+        waited = time.monotonic() - self._told
+        for name, process in self._processes.items():
+            if "returncode" not in process and waited > self._end_s[name]:
+                self._procmgr.kill(process["pid"])
 
 
 class _LogPrinter:
@@ -81,10 +106,9 @@ def run(pipeline: Pipeline, show=print) -> int:
     A node that dies brings the rest down; its name and last words are shown. `show` prints a
     line to the person.
     """
-    manager = honcho.manager.Manager(_LogPrinter(pipeline.output / "log", show))
+    end_s = {node.name: node.end_s for node in pipeline.nodes}
+    manager = _Manager(_LogPrinter(pipeline.output / "log", show), end_s)
     manager._process_ctor = _ArgumentProcess
-    # Between SIGTERM and SIGKILL.
-    honcho.manager.KILL_WAIT = max(node.end_s for node in pipeline.nodes)
     # A child that was told to stop is silent: the first to stop by itself decides.
     first: list[str] = []
     for node in pipeline.nodes:
