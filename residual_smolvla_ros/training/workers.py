@@ -4,6 +4,7 @@ import itertools
 import math
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -92,6 +93,7 @@ def _begin(make_cohort: Callable[[int], Cohort], arms: int) -> None:
     global _cohort
     torch.set_num_threads(1)
     _cohort = make_cohort(arms)
+    sys.stdout.flush()  # what LeRobot said: at the end it could follow the run's last words
 
 
 def _ready() -> None:
