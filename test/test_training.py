@@ -95,7 +95,8 @@ def test_an_interrupted_run_ends_in_the_same_bits(finished, tmp_path, config, co
 
 def workers(process: psutil.Popen) -> list[psutil.Process]:
     """Return the processes that simulate."""
-    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+    alive = [c for c in process.children() if c.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_processes_play_what_one_does_and_ctrl_c_ends_them(finished, tmp_path, config):
