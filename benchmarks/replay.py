@@ -159,7 +159,7 @@ def messages(steps: int, jpegs: list[bytes], rng: np.random.Generator):
                    "command": zeros, "log_prob": 0.0, "value": 0.0}  # fmt: skip
         step = pack(STEP, tensors, stamp=stamp, episode=episode, tick=tick, weights_version=1,
                     decision=True, final=False, intervention=False, token_age_ms=-1,
-                    plan_images={}, token_images={})  # fmt: skip
+                    plan_images={}, token_images={}, plan_age_ms=-1, plan={})  # fmt: skip
         yield Message("policy/step", RECORD, made.record(step), stamp + 5_000_000)
         reward = pack(REWARD, {"reward": 0.0, "terms": [0.0]}, stamp=stamp, terminated=False,
                       next_stamp=stamp + made.PERIOD, success=False, label="",

@@ -5,13 +5,21 @@ from pathlib import Path
 
 from residual_smolvla_ros.config_file import read_parameters
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
+from residual_smolvla_ros.planning import make_planning
 
 # Of ResidualConfig, where a config does not say.
 VISION_PERIOD_STEPS = 10
 
 
+def plan_steps(checkpoint: Path, config: Path, rate_hz: float) -> int:
+    """Return after how many control steps of lockstep the base plans anew."""
+    values = read_parameters(config, "policy")
+    planning = make_planning(lambda name, default, description: values.get(name, default))
+    return planning.period_steps(chunk_steps(checkpoint), rate_hz)
+
+
 def chunk_steps(checkpoint: Path) -> int:
-    """Return after how many control steps the base plans anew: the simulator renders then."""
+    """Return how many actions the base plans at once."""
     file = checkpoint / "config.json"
     if not file.is_file():
         found = "no config.json in it" if checkpoint.is_dir() else "no such folder"

@@ -22,7 +22,7 @@ from residual_smolvla_ros.arguments import (
 )
 from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
-from residual_smolvla_ros.image_period import chunk_steps, vision_steps
+from residual_smolvla_ros.image_period import plan_steps, vision_steps
 from residual_smolvla_ros.node_choice import choose_nodes
 from residual_smolvla_ros.session_outline import dataset_folder, free_folder, outline
 
@@ -84,7 +84,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     in_file, devices = read_section(config)
     values = parse_arguments(mode, _arguments_of(mode, config, in_file) | given)
     checkpoint = Path(values["base_checkpoint"]).expanduser().resolve()
-    plan_steps = chunk_steps(checkpoint)
+    steps = plan_steps(checkpoint, config, values["rate_hz"])
     output = output_folder(mode, values)
     residual = values["residual_checkpoint"]
     if residual and not Path(residual).expanduser().is_dir():
@@ -94,7 +94,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     training, lockstep = mode == FINETUNE, values["sim"] and values["lockstep"]
     files = (str(config),)
     if values["sim"]:
-        look_steps = math.gcd(plan_steps, vision_steps(config, residual, training))
+        look_steps = math.gcd(steps, vision_steps(config, residual, training))
         period = (values["camera_period_steps"] or look_steps) if lockstep else 1
         robot_nodes, cameras = _simulator(values, lockstep, period, files), ["front", "wrist"]
     else:

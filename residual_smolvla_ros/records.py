@@ -51,22 +51,24 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
 
 
-def _stamps(text: str) -> dict[str, int]:
-    stamps = {}
+def _numbers(text: str) -> dict[str, int]:
+    numbers = {}
     for part in _names(text):
-        name, separator, stamp = part.partition("=")
+        name, separator, number = part.partition("=")
         if not separator:
-            raise ValueError(f"expected name=stamp, found {part!r}")
-        stamps[name] = int(stamp)
-    return stamps
+            raise ValueError(f"expected name=number, found {part!r}")
+        numbers[name] = int(number)
+    return numbers
 
 
 # policy/step: one control step. `decision` is 1 where a residual was sampled (it is held for some
 # steps); `final` is 1 for the state after the last step of a truncated episode. `intervention` is 1
 # where a person's command was sent instead of the policy's: `command` is that person's then.
-# `token_age_ms` is the age of the vision tokens in the features, -1 where it has none.
-# `plan_images` are the stamps in ns, by camera, of the images that a plan was made from in this
-# step, `token_images` of those whose tokens it is the first to use; empty where there is no such.
+# `plan_age_ms` and `token_age_ms` are the ages of what the plan and the vision tokens were made
+# from, -1 where there are none. `plan_images` are the stamps in ns, by camera, of the images of a
+# plan that this step is the first to play, and `plan` is what else it was made for: the stamp and
+# the tick of the state, in how many steps it was to take over, and how many actions were left
+# then; `token_images` are those whose tokens it is the first to use. Empty where there is no such.
 STEP = Schema(
     "step",
     tensors={
@@ -85,9 +87,11 @@ STEP = Schema(
         "decision": _flag,
         "final": _flag,
         "intervention": _flag,
+        "plan_age_ms": int,
+        "plan_images": _numbers,
+        "plan": _numbers,
         "token_age_ms": int,
-        "plan_images": _stamps,
-        "token_images": _stamps,
+        "token_images": _numbers,
     },
 )
 
@@ -165,13 +169,13 @@ class Record:
 def pack(schema: Schema, tensors: dict[str, np.ndarray] | None = None, **metadata) -> bytes:
     """Return the record as bytes.
 
-    Booleans become "0" and "1", tuples of names "a,b", stamps by name "a=1,b=2".
+    Booleans become "0" and "1", tuples of names "a,b", numbers by name "a=1,b=2".
     """
     text = {"kind": schema.kind}
     for key in schema.metadata:
         value = metadata[key]
         if isinstance(value, dict):
-            value = tuple(f"{name}={stamp}" for name, stamp in value.items())
+            value = tuple(f"{name}={number}" for name, number in value.items())
         if isinstance(value, tuple):
             value = ",".join(value)
         text[key] = str(int(value)) if isinstance(value, bool | np.bool_) else str(value)

@@ -204,7 +204,8 @@ class Session:
                    "log_prob": 0.0, "value": 0.0}  # fmt: skip
         step = pack(STEP, tensors, stamp=nanoseconds, episode=1, tick=self._tick, decision=True,
                     weights_version=1, final=False, intervention=False,
-                    token_age_ms=-1, plan_images={}, token_images={})  # fmt: skip
+                    token_age_ms=-1, token_images={}, plan_age_ms=-1,
+                    plan_images={}, plan={})  # fmt: skip
         self._records["policy/step"].publish(to_message(step))
         reach = float(np.sin(self._tick / 30))
         reward = pack(

@@ -116,7 +116,8 @@ def episode(
         tensors = {"features": np.zeros(2), "base": np.full(6, 0.5), "residual": np.ones(5),
                    "command": np.full(6, 10.0 + tick), "log_prob": 0.0, "value": 0.0}  # fmt: skip
         flags = {"decision": True, "final": False, "intervention": tick == 1}
-        numbers = {"episode": number, "tick": tick, "weights_version": number, "token_age_ms": -1}
+        numbers = {"episode": number, "tick": tick, "weights_version": number, "token_age_ms": -1,
+                   "plan_age_ms": -1}  # fmt: skip
         # Further metadata of a step, which a dataset does not need.
         more = dict.fromkeys(STEP.metadata.keys() - {*flags, *numbers, "stamp"}, "")
         blob = pack(STEP, tensors, stamp=stamp, **numbers, **flags, **more)

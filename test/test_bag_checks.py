@@ -199,10 +199,17 @@ def played(base, kinematics) -> list[Message]:
         state, extra = rad_to_lerobot(joints), {"velocity": 0.1 * joints}
         images = {name: decode(cdr.decode(IMAGE, m.data).data) for name in base.cameras
                   for m in messages if m.topic.startswith(f"{name}/")}  # fmt: skip
-        led, blended, told = tick in (3, 4), tick == 5, {"plan_images": {}, "token_images": {}}
-        if tick in (0, 5):  # back from the person it plans anew
-            policy.plan(images, state)
-            told["plan_images"] = stamps
+        led, blended = tick in (3, 4), tick == 5
+        told = {"plan_age_ms": 0, "plan_images": {}, "plan": {}, "token_images": {}}
+        if tick in (0, 5, 6):  # back from the person it plans anew; then for a step ahead
+            request = policy.ask_for_plan()
+            chunk = policy.make_plan(request, images, state)
+            left = 0 if request.left_over is None else len(request.left_over)
+            asked = {"stamp": stamp, "tick": tick, "lead": request.lead, "left": left}
+            asked = {"plan_images": stamps, "plan": asked}
+        if tick in (0, 5, 7):
+            policy.take_plan(chunk, request)
+            told |= asked
         if tick in (0, 4):
             policy.see(base.encode([images])[0], 1)
             told["token_images"] = stamps

@@ -14,7 +14,7 @@ MAX_LINES = 350
 
 # Who may import what of this package; nodes/ may import all.
 LAYERS = {
-    "policy": {"policy", "errors"},
+    "policy": {"policy", "planning", "errors"},
     "learning": {"learning", "policy", "records", "arguments", "errors"},
     "rewards": {"rewards", "robots", "records", "errors"},
     "robots": {"robots", "errors"},
@@ -24,6 +24,7 @@ LAYERS = {
         "config_file",
         "learning",
         "pipeline",
+        "planning",
         "policy",
         "progress",
         "records",
@@ -40,6 +41,7 @@ LAYERS = {
         "arguments",
         "config_file",
         "learning",
+        "planning",
         "policy",
         "progress",
         "records",
@@ -76,7 +78,8 @@ LAYERS = {
     "export.py": {"arguments", "lerobot_plugin", "learning", "policy", "errors"},
     "arguments.py": set(),
     "config_file.py": {"errors"},
-    "image_period.py": {"config_file", "errors"},
+    "image_period.py": {"config_file", "planning", "errors"},
+    "planning.py": {"errors"},
     "session_outline.py": {"arguments"},
     "node_choice.py": {"arguments"},
     "pipeline.py": {

@@ -33,8 +33,10 @@ def make_step(
         final=final,
         intervention=intervention,
         token_age_ms=-1,
-        plan_images={},
         token_images={},
+        plan_age_ms=-1,
+        plan_images={},
+        plan={},
     )
     return unpack(STEP, blob)
 

@@ -93,7 +93,7 @@ def test_in_real_time_a_step_waits_for_the_first_tokens_only(make_worker, images
         assert worker.used() == (stamps_of(-1) if tick == 0 else {})
     assert worker.idle
     dark = {name: np.zeros_like(image) for name, image in images.items()}
-    worker.start(dark, stamps_of(4))
+    worker.start(lambda: dark, stamps_of(4))
     assert not worker.idle
     collect_next(worker, stamp_of(5))  # a state that is not answered
     worker.collect(stamp_of(6))
@@ -114,7 +114,7 @@ def test_an_image_younger_than_its_state_is_of_age_0(make_worker, images):
 def test_images_of_the_last_episode_are_not_taken_into_the_next(make_worker, images):
     worker, policy = make_worker(lockstep=False)
     worker.see(images, stamps_of(0), stamp_of(0))
-    worker.start(images, stamps_of(0))
+    worker.start(lambda: images, stamps_of(0))
     policy.begin_episode(2, max_steps=50)
     worker.begin()
     worker._thread.submit(int).result()  # after what was under way

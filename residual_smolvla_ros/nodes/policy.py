@@ -8,7 +8,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from residual_smolvla_ros.learning.checkpoint import load_checkpoint
+from residual_smolvla_ros.learning.acting import load_residual, take_weights
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes.common import (
     CONTROL_QOS,
@@ -23,11 +23,11 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.intervention import Intervention
+from residual_smolvla_ros.nodes.parts.plan_worker import PlanWorker
 from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
-from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
+from residual_smolvla_ros.planning import make_planning
 from residual_smolvla_ros.policy.base import load_base
-from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
 from residual_smolvla_ros.records import (
     ENVIRONMENT_STATE,
@@ -71,17 +71,17 @@ class PolicyNode(PipelineNode):
         wait = self.parameter("wait_for_weights", True, "whether a learner sends weights")
         torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
 
-        base = load_base(checkpoint, device)
+        planning = make_planning(self.parameter)
+        base = load_base(checkpoint, device, planning)
         base.check_robot(self._cameras, list(self._joint_names))
-        self._policy = ResidualPolicy(base, task, Kinematics())
-        if residual:
-            loaded = load_checkpoint(residual)
-            self._policy.load_weights(loaded.config, loaded.weights, loaded.counters["version"])
-        elif not wait:
-            untrained = ResidualConfig.from_names(["state"], base.state_size)
-            network = ResidualActorCritic(untrained)
-            self._policy.load_weights(untrained, network.state_dict(), version=0)
+        planning.period_steps(base.chunk_size, self._rate_hz)
+        # In real time the planner knows how long plans take.
+        delay_steps = planning.delay_steps(self._rate_hz) if self._lockstep else 0
+        self._policy = ResidualPolicy(base, task, Kinematics(), planning, delay_steps)
+        if residual or not wait:
+            load_residual(self._policy, residual)
         self._period_ns = round(1e9 / self._rate_hz)
+        self._planner = PlanWorker(self._policy, self._lockstep, self._period_ns, planning)
         self._vision = VisionWorker(self._policy, self._lockstep, self._period_ns)
         self._plan: EpisodePlan | None = None  # of the episode being played
         self._next_plan: EpisodePlan | None = None  # prepared, begins with its first state
@@ -91,7 +91,6 @@ class PolicyNode(PipelineNode):
         self._pending: JointState | None = None
         self._answered = 0
         self._waiting_for = "an episode"
-        self._planned_from: dict[str, int] = {}  # stamps of the images of a plan not yet told of
         self._answer: JointTrajectory | None = None
 
         self._commands = self.create_publisher(JointTrajectory, "joint_trajectory", CONTROL_QOS)
@@ -104,7 +103,9 @@ class PolicyNode(PipelineNode):
         self.create_subscription(String, "task", self._on_task, LATCHED_QOS)
         self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
         self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_environment)
-        self._images = ImageIntake(self, base.cameras, self._lockstep, self._on_image)
+        self._images = ImageIntake(
+            self, base.cameras, self._lockstep, lambda camera: self._try_tick()
+        )
         self.create_subscription(
             JointState, "joint_states", self._on_joint_states, state_qos(self._lockstep)
         )
@@ -132,9 +133,6 @@ class PolicyNode(PipelineNode):
         self._environment = record
         self._try_tick()
 
-    def _on_image(self, name: str) -> None:
-        self._try_tick()
-
     def _on_joint_states(self, message: JointState) -> None:
         stamp = to_nanoseconds(message.header.stamp)
         if stamp == self._answered:
@@ -152,6 +150,8 @@ class PolicyNode(PipelineNode):
             # The state at the time limit counts even if the episode's end overtook it.
             self._active or (goes_on and self._policy.tick >= self._plan.max_steps)
         ):
+            if self._pending is not None and self._policy.tick and not self._lockstep:
+                self.tally("missed_ticks")
             self._pending = message
         self._try_tick()
 
@@ -176,20 +176,12 @@ class PolicyNode(PipelineNode):
             return
         if self._person.switch(stamp / 1e9, lerobot_to_rad(state, self._joint_names)):
             self._policy.replan()
-        self._vision.collect(stamp)
-        # A person needs neither images nor a plan; features do, and those of before will do.
-        led = self._person.drives and self._policy.has_plan and self._policy.has_tokens
-        needs_plan = self._policy.needs_plan and not led
-        needs_tokens = self._vision.due and (not led or self._images.fit(stamp, True))
-        if not led and not self._images.fit(stamp, needs_plan or needs_tokens):
-            self._tell_images(stamp)
-            return
-        if (needs_plan or needs_tokens) and not self._look(stamp, state, needs_plan, needs_tokens):
+        if not self._look(stamp, state):
             return
         step, positions, intervention = self._step(stamp / 1e9, state, extra)
         self._publish_command(message, stamp, positions)
         self._publish_step(stamp, step, intervention=intervention)
-        self._look_ahead(stamp)
+        self._look_ahead(stamp, state)
         if self._views.watched and not intervention:
             base = self._policy.base.unnormalise_action(step.base)
             self._views.publish(message.header.stamp, base, positions)
@@ -198,11 +190,7 @@ class PolicyNode(PipelineNode):
         """Take new weights, if there are any."""
         if self._new_weights is not None:
             record, self._new_weights = self._new_weights, None
-            self._policy.load_weights(
-                ResidualConfig.from_json(record.metadata["config"]),
-                {name: torch.tensor(value) for name, value in record.tensors.items()},
-                record.metadata["version"],
-            )
+            take_weights(self._policy, record)
 
     def _begin(self) -> bool:
         """Begin the prepared episode with the weights that it asks for; False until then."""
@@ -217,6 +205,7 @@ class PolicyNode(PipelineNode):
             self._waiting_for = f"weights of version {plan.weights_version}"
             return False
         self._person.end()
+        self._planner.begin()
         self._vision.begin()
         self._policy.begin_episode(plan.seed, plan.max_steps, plan.use_residual, plan.explore)
         self._plan, self._next_plan = plan, None
@@ -234,35 +223,50 @@ class PolicyNode(PipelineNode):
                 return None
         return joints
 
-    def _look(self, stamp: int, state: np.ndarray, plan: bool, tokens: bool) -> bool:
-        """Plan, or see, from the newest images; False where one is broken: the next will do."""
-        images = self._read_images()
-        if images is None:
-            return False
-        if plan:
-            self._policy.plan(images, state)
-            self._planned_from = self._images.stamps
-            self.tally("plans")
-        if tokens:
-            self._vision.see(images, self._images.stamps, stamp)
-            self.tally("tokens")
-        return True
-
-    def _look_ahead(self, stamp: int) -> None:
-        """In real time: have tokens that are due encoded beside the next steps."""
-        if self._vision.idle and self._images.fit(stamp, True):
-            images = self._read_images()
-            if images is not None:
-                self._vision.start(images, self._images.stamps)
-                self.tally("tokens")
-
-    def _read_images(self) -> dict[str, np.ndarray] | None:
+    def _look(self, stamp: int, state: np.ndarray) -> bool:
+        """Take what has been planned and seen; False where the step has to wait for more."""
         try:
-            return {name: self._images.pixels(name) for name in self._policy.base.cameras}
-        except ValueError as error:
+            self._planner.collect()
+            self._vision.collect(stamp)
+            # A person needs neither images nor a plan; features do, and those of before will do.
+            begun = not self._policy.player.is_empty and self._policy.has_tokens
+            led = self._person.drives and begun
+            due = self._policy.plan_due if self._lockstep else self._policy.needs_plan
+            plan = due and not led
+            tokens = self._vision.due and (not led or self._images.fit(stamp, True))
+            if not led and not self._images.fit(stamp, plan or tokens):
+                self._tell_images(stamp)
+                return False
+            if plan and self._planner.idle:
+                self._start_plan(stamp, state)
+            if tokens:
+                seen = self._images.snapshot()
+                self._vision.see(seen.pixels(), seen.stamps, stamp)
+                self.tally("tokens")
+        except ValueError as error:  # a broken image: the next will do
             self.refused += 1
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
-            return None
+            return False
+        if not led and self._policy.needs_plan:
+            self._waiting_for = "a plan"
+            return False
+        return True
+
+    def _look_ahead(self, stamp: int, state: np.ndarray) -> None:
+        """In real time: have what is due planned and encoded beside the next steps."""
+        if self._lockstep or not self._images.fit(stamp, True):
+            return
+        if self._policy.plan_due and self._planner.idle and not self._person.drives:
+            self._start_plan(stamp, state)
+        if self._vision.idle:
+            seen = self._images.snapshot()
+            self._vision.start(seen.pixels, seen.stamps)
+            self.tally("tokens")
+
+    def _start_plan(self, stamp: int, state: np.ndarray) -> None:
+        seen = self._images.snapshot()
+        self._planner.start(seen.pixels, seen.stamps, state, stamp)
+        self.tally("plans")
 
     def _tell_images(self, stamp: int) -> None:
         self._waiting_for = self._images.describe(stamp)
@@ -313,10 +317,9 @@ class PolicyNode(PipelineNode):
             final=final,
             intervention=intervention,
             token_age_ms=self._vision.age_ms(stamp),
-            plan_images=self._planned_from,
             token_images=self._vision.used(),
+            **self._planner.describe(step.plan, stamp),
         )
-        self._planned_from = {}
         self._steps.publish(to_message(blob))
 
     def _finish(self, stamp: int, state: np.ndarray, extra: dict[str, np.ndarray]) -> None:

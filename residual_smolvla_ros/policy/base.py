@@ -10,6 +10,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.utils.constants import OBS_IMAGES
 
 from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.planning import INLINE, RTC, Planning
 from residual_smolvla_ros.policy.frozen import FrozenPolicy, Images
 from residual_smolvla_ros.policy.vision import read_token_shape
 
@@ -45,8 +46,8 @@ class FrozenSmolVLA(FrozenPolicy):
         shape = (1, self.config.chunk_size, self.config.max_action_dim)
         return torch.randn(shape, generator=generator).to(self.device)
 
-    def _chunks(self, batch: dict, noise: torch.Tensor) -> torch.Tensor:
-        return self._policy.predict_action_chunk(batch, noise=noise)
+    def _chunks(self, batch: dict, noise: torch.Tensor, **guidance) -> torch.Tensor:
+        return self._policy.predict_action_chunk(batch, noise=noise, **guidance)
 
     @property
     def token_shape(self) -> tuple[int, int, int]:
@@ -75,7 +76,9 @@ class FrozenSmolVLA(FrozenPolicy):
         return every
 
 
-def load_base(checkpoint: str | Path, device: str = "cpu") -> FrozenPolicy:
+def load_base(
+    checkpoint: str | Path, device: str = "cpu", planning: Planning = INLINE
+) -> FrozenPolicy:
     """Return the base of a checkpoint folder, whatever LeRobot policy with action chunks it is.
 
     Raises CheckpointError and ConfigError as FrozenPolicy does.
@@ -85,4 +88,7 @@ def load_base(checkpoint: str | Path, device: str = "cpu") -> FrozenPolicy:
         kind = json.loads(file.read_text())["type"]
     except (OSError, ValueError, KeyError, TypeError):
         kind = "smolvla"  # which says what is wrong with the folder
-    return (FrozenSmolVLA if kind == "smolvla" else FrozenPolicy)(checkpoint, device)
+    base = (FrozenSmolVLA if kind == "smolvla" else FrozenPolicy)(checkpoint, device)
+    if planning.switch == RTC:
+        base.enable_rtc(planning.overlap_steps)
+    return base

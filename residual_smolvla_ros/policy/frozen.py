@@ -10,11 +10,13 @@ from draccus.utils import DraccusException
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from safetensors import SafetensorError, safe_open
 
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
 from residual_smolvla_ros.policy.action_units import affine
+from residual_smolvla_ros.policy.chunk_player import PlanRequest
 
 Images = dict[str, np.ndarray]
 
@@ -61,6 +63,7 @@ class FrozenPolicy:
         self._policy.to(self.device).eval().requires_grad_(False)
         # LeRobot's steps keep what they work on, and tokens are encoded beside the plans.
         self._preprocessing = threading.Lock()
+        self._overlap_steps: int | None = None  # of real-time chunking, where it is enabled
         self.config = config
         self.chunk_size = config.n_action_steps
         self.action_size = config.action_feature.shape[0]
@@ -178,12 +181,35 @@ class FrozenPolicy:
         high, low = np.random.SeedSequence(seed).generate_state(2, np.uint32)
         return torch.tensor([[int(high >> 1) << 32 | int(low)]])
 
-    def plan(self, images: Images, state: np.ndarray, task: str, noise: torch.Tensor) -> np.ndarray:
+    def enable_rtc(self, overlap_steps: int) -> None:
+        """Guide plans by what is left of the present chunk, where a request tells of it.
+
+        In `overlap_steps` after the switch the guidance fades. Raises ConfigError where the
+        policy has no real-time chunking.
+        """
+        if not (hasattr(self._policy, "supports_rtc") and self._policy.supports_rtc()):
+            raise ConfigError(
+                f"plan_switch: expected a base with real-time chunking for rtc, "
+                f"found {self.config.type}"
+            )
+        self.config.rtc_config = RTCConfig(execution_horizon=max(overlap_steps, 1))
+        self._policy.init_rtc_processor()
+        self._overlap_steps = overlap_steps
+
+    def plan(
+        self,
+        images: Images,
+        state: np.ndarray,
+        task: str,
+        noise: torch.Tensor,
+        request: PlanRequest | None = None,
+    ) -> np.ndarray:
         """Return the next actions (chunk, action_size), normalised.
 
         `images` are (H, W, 3) uint8 RGB by camera name, `state` (joints,) in LeRobot's units.
         """
-        return self.plan_batch([images], np.asarray(state)[None], task, noise)[0]
+        requests = [request] if request else ()
+        return self.plan_batch([images], np.asarray(state)[None], task, noise, requests)[0]
 
     @torch.no_grad()
     def plan_batch(
@@ -192,17 +218,34 @@ class FrozenPolicy:
         states: np.ndarray,
         task: str | Sequence[str],
         noise: torch.Tensor,
+        requests: Sequence[PlanRequest] = (),
     ) -> np.ndarray:
         """Return the next actions (n, chunk, action_size) of n robots, as `plan` does of one.
 
         `states` are (n, joints), `task` one for all or one each, `noise` (n, ...) the rows that
-        `make_noise` makes.
+        `make_noise` makes, `requests` one each, of the same phase.
         """
         batch = self._batch(images, states, task)
-        chunks = self._chunks(batch, noise)
+        chunks = self._chunks(batch, noise, **self._guidance(requests))
         return chunks[:, : self.chunk_size].float().cpu().numpy()
 
-    def _chunks(self, batch: dict, noise: torch.Tensor) -> torch.Tensor:
+    @property
+    def is_guided(self) -> bool:
+        """Whether plans are guided by what is left of the present chunk."""
+        return self._overlap_steps is not None
+
+    def _guidance(self, requests: Sequence[PlanRequest]) -> dict:
+        """Return what real-time chunking is told of the chunks that the new ones take over from."""
+        if not self.is_guided or not requests or requests[0].left_over is None:
+            return {}
+        left_over = torch.from_numpy(np.stack([request.left_over for request in requests]))
+        return {
+            "prev_chunk_left_over": left_over.to(self.device),
+            "inference_delay": requests[0].lead,
+            "execution_horizon": requests[0].lead + self._overlap_steps,
+        }
+
+    def _chunks(self, batch: dict, noise: torch.Tensor, **guidance) -> torch.Tensor:
         """Return the chunks (n, chunk, action_size), one after the other: each has its seed."""
         chunks = []
         devices = [self.device] if self.device.type == "cuda" else []
@@ -211,7 +254,7 @@ class FrozenPolicy:
             # Whatever the policy draws comes from here, and the global generators are left alone.
             with torch.random.fork_rng(devices):
                 torch.manual_seed(seed)
-                chunks.append(self._policy.predict_action_chunk(one))
+                chunks.append(self._policy.predict_action_chunk(one, **guidance))
         return torch.cat(chunks)
 
     def _history(self, value, row: int):

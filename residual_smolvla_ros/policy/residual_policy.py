@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from residual_smolvla_ros.planning import BLEND, INLINE, Planning
 from residual_smolvla_ros.policy.action_space import GripperSpace, JointSpace, Kinematics
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
+from residual_smolvla_ros.policy.chunk_player import ChunkPlayer, PlanRequest
 from residual_smolvla_ros.policy.features import (
     PLAN_AHEAD,
     STATE_CLIP,
-    TARGET_CLIP,
-    TARGET_SCALE,
     TCP_NAMES,
-    TCP_SCALE,
     VELOCITY_CLIP,
     ResidualConfig,
 )
 from residual_smolvla_ros.policy.frozen import FrozenPolicy
+from residual_smolvla_ros.policy.tool_features import tool_features
 from residual_smolvla_ros.policy.vision import TokenReducer
 
 
@@ -34,25 +34,36 @@ class PolicyStep:
     value: float
     tick: int
     decision: bool
+    plan: PlanRequest | None  # what the plan that it plays was made for
     token_age: int = -1  # of the vision tokens, in control steps; -1 without
 
 
 class ResidualPolicy:
     """Act with a frozen SmolVLA and a residual, one episode after the other.
 
-    A step needs a plan once every `base.chunk_size` steps: ask `needs_plan`, then call `plan`.
+    Ask `plan_due` before each step, and have a plan made for what `ask_for_plan` returns; where
+    `needs_plan`, the step cannot be taken without it. A plan takes over `delay_steps` steps after
+    the observation that it was made from, or later.
     Where the residual sees vision tokens, they are due every `vision_period_steps`: ask
     `needs_tokens`, then call `see`.
     All randomness of an episode comes from the seed given to `begin_episode`.
     """
 
-    def __init__(self, base: FrozenPolicy, task: str = "", kinematics: Kinematics | None = None):
+    def __init__(
+        self,
+        base: FrozenPolicy,
+        task: str = "",
+        kinematics: Kinematics | None = None,
+        planning: Planning = INLINE,
+        delay_steps: int = 0,
+    ):
         self.base = base
         self.task = task
         self._kinematics = kinematics
         self.network: ResidualActorCritic | None = None
         self.version = -1
-        self._chunk: np.ndarray | None = None
+        self.player = ChunkPlayer(planning.overlap_steps, planning.switch == BLEND)
+        self.player.lead = self._delay_steps = delay_steps
 
     @property
     def config(self) -> ResidualConfig:
@@ -121,10 +132,7 @@ class ResidualPolicy:
         state = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)
         self._generator = torch.Generator().manual_seed(int(state[0] >> 1))
         self._tick = 0
-        self._plans = 0
-        self._chunk = None
-        self._chunk_index = 0
-        self._outdated = False
+        self.player.begin()
         self._tokens: np.ndarray | None = None
         self._token_age = -1
         self._held: PolicyStep | None = None
@@ -137,30 +145,43 @@ class ResidualPolicy:
     @property
     def needs_plan(self) -> bool:
         """Whether the next step must be preceded by a plan."""
-        return not self.has_plan or self._outdated or self._chunk_index >= len(self._chunk)
+        return self.player.is_out(self._tick)
 
     @property
-    def has_plan(self) -> bool:
-        """Whether the episode has been planned for at all."""
-        return self._chunk is not None
+    def plan_due(self) -> bool:
+        """Whether it is time to ask for the next plan."""
+        return self.player.is_due(self._tick)
 
     def replan(self) -> None:
         """Plan anew before the next step, and sample a residual anew."""
-        self._outdated, self._held = True, None
+        self.player.outdate()
+        self._held = None
 
     def plan(self, images: dict[str, np.ndarray], state: np.ndarray) -> None:
         """Let SmolVLA plan the next chunk from images (H, W, 3) and state in LeRobot's units."""
-        self.take_plan(self.base.plan(images, state, self.task, self.next_noise()))
+        request = self.ask_for_plan()
+        self.take_plan(self.make_plan(request, images, state), request)
+
+    def make_plan(
+        self, request: PlanRequest, images: dict[str, np.ndarray], state: np.ndarray
+    ) -> np.ndarray:
+        """Return the chunk of a request; may be called beside steps from another thread."""
+        return self.base.plan(images, state, self.task, self.next_noise(), request)
+
+    def ask_for_plan(self) -> PlanRequest:
+        """Return what the next plan is to be made for: the observation of the present step."""
+        return self.player.ask(self._tick)
 
     def next_noise(self) -> torch.Tensor:
         """Return the flow's initial noise (1, chunk, action) of the next plan."""
-        return self.base.make_noise(self._seed, self._plans)
+        return self.base.make_noise(self._seed, self.player.taken)
 
-    def take_plan(self, chunk: np.ndarray) -> None:
-        """Follow a chunk (chunk, action_size), normalised, that was planned from `next_noise`."""
-        self._chunk = chunk
-        self._chunk_index, self._outdated = 0, False
-        self._plans += 1
+    def take_plan(self, chunk: np.ndarray, request: PlanRequest | None = None) -> None:
+        """Follow a chunk (chunk, action_size), normalised, made from `next_noise` for a request."""
+        request = request or self.ask_for_plan()
+        takes_over = max(self._tick, request.tick + self._delay_steps)
+        if self.player.take(chunk, request, takes_over):
+            self.player.reach(self._tick)
 
     @property
     def needs_tokens(self) -> bool:
@@ -195,7 +216,7 @@ class ResidualPolicy:
         `residual` (residual_size,) stands in for the network's where a decision is due.
         """
         state = _as_told(state)
-        base = self._chunk[self._chunk_index]
+        base = self.player.action(self._tick)
         features = self._features(state, extra or {})
         if self._held is None or self._tick - self._held.tick >= self.config.hold_steps:
             self._held = self._decide(features, state, residual)
@@ -206,9 +227,9 @@ class ResidualPolicy:
             command=self.base.unnormalise_action(base) + self._held.correction,
             tick=self._tick,
             decision=self._held.tick == self._tick,
+            plan=self.player.request,
             token_age=self._token_age,
         )
-        self._chunk_index += 1
         self._advance()
         return step
 
@@ -223,7 +244,6 @@ class ResidualPolicy:
         features = self.features(state, extra)
         step = self._without_residual(features, self._planned(), command, decision=True)
         step = self.overrule(step, command, state)
-        self._chunk_index = min(self._chunk_index + 1, len(self._chunk))
         self._advance()
         return step
 
@@ -259,6 +279,7 @@ class ResidualPolicy:
             value=0.0,
             tick=self._tick,
             decision=decision,
+            plan=self.player.request,
             token_age=self._token_age,
         )
 
@@ -266,15 +287,16 @@ class ResidualPolicy:
         self._tick += 1
         if self._tokens is not None:
             self._token_age += 1
+        self.player.reach(self._tick)
 
     def _planned(self, ahead: int = 0) -> np.ndarray:
-        return self._chunk[min(self._chunk_index + ahead, len(self._chunk) - 1)]
+        return self.player.action(self._tick + ahead)
 
     def _features(self, state: np.ndarray, extra: dict[str, np.ndarray]) -> np.ndarray:
         values = {
             "state": np.clip(self.base.normalise_state(state), -STATE_CLIP, STATE_CLIP),
             "base_action": self._planned(),
-            "chunk_position": np.float32(self._chunk_index / len(self._chunk)),
+            "chunk_position": np.float32(self.player.index(self._tick) / len(self.player.chunk)),
             # A robot that LeRobot drives may go on beyond the time limit.
             "episode_time": np.float32(min(self._tick / self._max_steps, 1.0)),
         }
@@ -286,21 +308,9 @@ class ResidualPolicy:
         if "velocity" in extra:
             values["velocity"] = np.clip(extra["velocity"], -VELOCITY_CLIP, VELOCITY_CLIP)
         if self.config.features.keys() & TCP_NAMES:
-            values |= self._plan_features(state, extra.get("target"))
+            commands = [self.base.unnormalise_action(self._planned(n)) for n in PLAN_AHEAD]
+            values |= tool_features(self._kinematics, state, commands, extra.get("target"))
         return self.config.pack(values)
-
-    def _plan_features(self, state: np.ndarray, target) -> dict[str, np.ndarray]:
-        robot = self._kinematics
-        tcp = robot.forward(robot.to_radians(state))
-        frame = robot.heading(tcp).T
-        commands = [self.base.unnormalise_action(self._planned(ahead)) for ahead in PLAN_AHEAD]
-        planned = np.stack([robot.forward(robot.to_radians(command)) for command in commands])
-        values = {"planned_tcp": TCP_SCALE * (planned - tcp) @ frame.T, "tcp": TCP_SCALE * tcp}
-        if target is not None:
-            values["target_from_tcp"] = TCP_SCALE * frame @ (target - tcp)
-            miss = TARGET_SCALE * (target - planned) @ frame.T
-            values["target_from_plan"] = np.clip(miss, -TARGET_CLIP, TARGET_CLIP)
-        return values
 
     def _decide(
         self, features: np.ndarray, state: np.ndarray, given: np.ndarray | None
@@ -330,6 +340,7 @@ class ResidualPolicy:
             value=value.item(),
             tick=self._tick,
             decision=True,
+            plan=self.player.request,
         )
 
 

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from residual_smolvla_ros.learning.schedule import EpisodePlan
+from residual_smolvla_ros.planning import INLINE, Planning
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.frozen import FrozenPolicy
 from residual_smolvla_ros.policy.look_ahead import look_ahead
 from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.rewards.composition import Reward
 from residual_smolvla_ros.robots.kinematics import Kinematics
-from residual_smolvla_ros.robots.simulation import SimulatedSO101
+from residual_smolvla_ros.robots.simulation import RATE_HZ, SimulatedSO101
 from residual_smolvla_ros.training.arm import Arm, Played
 
 
@@ -30,12 +31,15 @@ class Cohort:
         size: int,
         make_reward: Callable[[], Reward],
         like: SimulatedSO101 | None = None,
+        planning: Planning = INLINE,
     ):
         kinematics = Kinematics()
+        delay_steps = planning.delay_steps(RATE_HZ)
         first = SimulatedSO101(like)
         sims = [first, *(SimulatedSO101(like=first) for _ in range(size - 1))]
+        policies = [ResidualPolicy(base, task, kinematics, planning, delay_steps) for _ in sims]
         self.arms = [
-            Arm(sim, ResidualPolicy(base, task, kinematics), make_reward()) for sim in sims
+            Arm(sim, policy, make_reward()) for sim, policy in zip(sims, policies, strict=True)
         ]
         self._sims = sims
         self.size = size

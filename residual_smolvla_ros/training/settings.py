@@ -8,6 +8,7 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.schedule import Schedule
 from residual_smolvla_ros.learning.settings import make_learner
+from residual_smolvla_ros.planning import make_planning
 from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.rewards.composition import Reward, make_reward
@@ -103,9 +104,12 @@ class CohortMaker:
 
     def __call__(self, size: int, like: SimulatedSO101 | None = None) -> Cohort:
         """Return a cohort of `size` arms; see Cohort for `like`."""
-        base = load_base(self.base_checkpoint, self.device)
+        # The section's other parameters are of the node alone.
+        planning = make_planning(Section(self.config, "policy"))
+        base = load_base(self.base_checkpoint, self.device, planning)
         base.check_robot(list(CAMERAS), list(JOINT_NAMES))
-        return Cohort(base, self.task, size, self.reward, like)
+        planning.period_steps(base.chunk_size, RATE_HZ)
+        return Cohort(base, self.task, size, self.reward, like, planning)
 
     def reward(self) -> Reward:
         """Return the reward of one arm; raise ConfigError for a term that needs more than it."""

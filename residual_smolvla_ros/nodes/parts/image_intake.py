@@ -1,7 +1,9 @@
 """Take images in without decoding them: a control tick reads stamps; a plan decodes the newest."""
 
 import struct
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from rclpy.serialization import deserialize_message
@@ -53,9 +55,7 @@ class ImageIntake:
         self._node = node
         self._topics = {name: f"{name}/{topic}" for name in cameras}
         self._on_image = on_image
-        self._messages: dict[str, bytes] = {}
-        self._stamps: dict[str, int] = {}
-        self._pixels: dict[str, dict[int, np.ndarray]] = {}  # by the factor they are reduced by
+        self._newest: dict[str, TakenImage] = {}
         for name, place in self._topics.items():
             node.create_subscription(
                 self._type,
@@ -67,34 +67,31 @@ class ImageIntake:
 
     def receive(self, name: str, message: bytes) -> None:
         """Take a serialised message; refuse, count and report one that has no stamp."""
+        topic = self._topics[name]
         try:
             stamp = read_stamp(message)
         except ValueError as error:
             self._node.refused += 1
-            self._node.get_logger().warning(
-                f"{self._topics[name]}: {error}", throttle_duration_sec=5.0
-            )
+            self._node.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=5.0)
             return
-        self._messages[name] = message
-        self._stamps[name] = stamp
-        self._pixels.pop(name, None)
+        self._newest[name] = TakenImage(message, stamp, topic, self._type, self._decode)
         if self._on_image is not None:
             self._on_image(name)
 
     def stamp(self, name: str) -> int | None:
         """Return the stamp of a camera's newest image in ns, None if there is none yet."""
-        return self._stamps.get(name)
+        return self._newest[name].stamp if name in self._newest else None
 
     @property
     def stamps(self) -> dict[str, int]:
         """The stamps in ns of the newest images by camera, of those that have one."""
-        return dict(self._stamps)
+        return {name: image.stamp for name, image in self._newest.items()}
 
     def oldest_stamp(self) -> int | None:
         """Return the oldest of the cameras' newest stamps in ns, None until all have an image."""
-        if len(self._stamps) < len(self._topics):
+        if len(self._newest) < len(self._topics):
             return None
-        return min(self._stamps.values(), default=None)
+        return min(self.stamps.values(), default=None)
 
     def fit(self, stamp: int, for_plan: bool) -> bool:
         """Tell whether the images will do at a state: for a plan, or to go on playing one.
@@ -111,8 +108,8 @@ class ImageIntake:
     def describe(self, stamp: int) -> str:
         """Return what a state lacks, for a log."""
         ages = [
-            f"{name} ({(stamp - self._stamps[name]) / 1e6:.0f} ms old)"
-            if name in self._stamps else f"{name} (none yet)"
+            f"{name} ({(stamp - self._newest[name].stamp) / 1e6:.0f} ms old)"
+            if name in self._newest else f"{name} (none yet)"
             for name in self._topics
         ]  # fmt: skip
         return f"images of {', '.join(ages)}"
@@ -125,22 +122,55 @@ class ImageIntake:
         return self.reduced(name, 1)
 
     def reduced(self, name: str, factor: int) -> np.ndarray:
-        """Return `pixels` with width and height reduced by a factor of 1, 2, 4 or 8, rounded up.
+        """Return `pixels` with width and height reduced, as TakenImage does."""
+        if name not in self._newest:
+            raise ValueError(f"{self._topics[name]}: expected an image, found none yet")
+        return self._newest[name].reduced(factor)
 
-        A JPEG is decoded at that size; of other images one pixel of so many is taken.
+    def snapshot(self) -> "Snapshot":
+        """Return the newest images of the cameras, as they are now."""
+        return Snapshot(dict(self._newest))
+
+
+class TakenImage:
+    """A serialised image and its stamp in ns; decoded when first asked for, by any thread."""
+
+    def __init__(self, message: bytes, stamp: int, topic: str, kind: type, decode: Callable):
+        self.stamp = stamp
+        self._message, self._topic, self._kind, self._decode = message, topic, kind, decode
+        self._decoding = threading.Lock()
+        self._decoded: dict[int, np.ndarray] = {}  # by the factor it is reduced by
+
+    def reduced(self, factor: int = 1) -> np.ndarray:
+        """Return RGB pixels, width and height reduced by a factor of 1, 2, 4 or 8, rounded up.
+
+        A JPEG is decoded at that size; of other images one pixel of so many is taken. Raises
+        ValueError if it cannot be decoded.
         """
-        decoded = self._pixels.setdefault(name, {})
-        if factor in decoded:
-            return decoded[factor]
-        topic = self._topics[name]
-        if name not in self._messages:
-            raise ValueError(f"{topic}: expected an image, found none yet")
-        try:
-            message = deserialize_message(self._messages[name], self._type)
-            decoded[factor] = self._decode(message, factor)
-        except Exception as error:  # rclpy has an error of its own for what does not deserialise
-            raise ValueError(f"{topic}: {' '.join(str(error).split())}") from None
-        return decoded[factor]
+        with self._decoding:
+            if factor not in self._decoded:
+                try:
+                    message = deserialize_message(self._message, self._kind)
+                    self._decoded[factor] = self._decode(message, factor)
+                except Exception as error:  # rclpy has an error of its own here
+                    raise ValueError(f"{self._topic}: {' '.join(str(error).split())}") from None
+            return self._decoded[factor]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The images of several cameras at one moment."""
+
+    images: dict[str, TakenImage]
+
+    @property
+    def stamps(self) -> dict[str, int]:
+        """Their stamps in ns by camera."""
+        return {name: image.stamp for name, image in self.images.items()}
+
+    def pixels(self) -> dict[str, np.ndarray]:
+        """Return RGB pixels (H, W, 3) by camera; raise ValueError for one that is broken."""
+        return {name: image.reduced() for name, image in self.images.items()}
 
 
 def read_stamp(message: bytes) -> int:

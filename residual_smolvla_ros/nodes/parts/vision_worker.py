@@ -1,9 +1,11 @@
 """Vision tokens for the node `policy`: inline in lockstep, else beside the control loop."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from residual_smolvla_ros.policy.frozen import Images
 from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 from residual_smolvla_ros.policy.vision import token_age
 
@@ -41,21 +43,24 @@ class VisionWorker:
         """Whether `start` has something to do: tokens are due, and none are being encoded."""
         return not self._lockstep and self._pending is None and self._policy.needs_tokens
 
-    def see(self, images: dict[str, np.ndarray], stamps: dict[str, int], stamp: int) -> None:
+    def see(self, images: Images, stamps: dict[str, int], stamp: int) -> None:
         """Encode images (H, W, 3) of `stamps` for the state `stamp`, and wait for it."""
         self._unused, self._stamps = self._encode(images), stamps
         self._give(stamp)
 
-    def start(self, images: dict[str, np.ndarray], stamps: dict[str, int]) -> None:
-        """Let the thread encode images (H, W, 3) of `stamps`."""
-        self._pending = self._thread.submit(self._encode, images)
+    def start(self, images: Callable[[], Images], stamps: dict[str, int]) -> None:
+        """Let the thread encode images, decoded when asked for, of `stamps`."""
+        self._pending = self._thread.submit(lambda: self._encode(images()))
         self._pending_stamps = stamps
 
     def collect(self, stamp: int) -> None:
-        """Take what the thread has encoded, if it is done, for the state `stamp`."""
+        """Take what the thread has encoded, if it is done, for the state `stamp`.
+
+        Raises ValueError for images that are broken: the next ones will do.
+        """
         if self._pending is not None and self._pending.done():
-            self._unused, self._stamps = self._pending.result(), self._pending_stamps
-            self._pending = None
+            done, self._pending = self._pending, None
+            self._unused, self._stamps = done.result(), self._pending_stamps
         if self._unused is not None:  # also those of a state that was not answered
             self._give(stamp)
 
@@ -68,7 +73,7 @@ class VisionWorker:
         """Return the age of the tokens at the state `stamp`, -1 without tokens."""
         return -1 if self._stamp is None else round((stamp - self._stamp) / 1e6)
 
-    def _encode(self, images: dict[str, np.ndarray]) -> np.ndarray:
+    def _encode(self, images: Images) -> np.ndarray:
         return self._policy.base.encode([images], self._policy.config.vision_cameras)[0]
 
     def _give(self, stamp: int) -> None:

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from residual_smolvla_ros.errors import BagError
-from residual_smolvla_ros.learning.checkpoint import load_checkpoint
+from residual_smolvla_ros.learning.acting import load_residual, take_weights
 from residual_smolvla_ros.learning.schedule import EpisodePlan
-from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
+from residual_smolvla_ros.planning import make_planning
 from residual_smolvla_ros.policy.base import load_base
-from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.frozen import FrozenPolicy
 from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
 from residual_smolvla_ros.policy.vision import token_age
@@ -58,7 +57,8 @@ def recompute(bag: Bag, session: Session, base: FrozenPolicy | Path) -> Report:
     """Return what `check_policy` does, computed by a base or by that of a folder."""
     need(bag, "joint_states", SENT, "policy/step", "episode/event")
     if isinstance(base, Path):
-        base = load_base(base, parameters_of(session, "policy")("device", "cpu"))
+        parameter = parameters_of(session, "policy")
+        base = load_base(base, parameter("device", "cpu"), make_planning(parameter))
     report, check = Report(), _Check(bag, session, base)
     for episode in check.episodes():
         check.play(episode)
@@ -91,10 +91,11 @@ class _Check:
         self._joint_names = tuple(parameter("joint_names", list(JOINT_NAMES)))
         self._period_ns = round(1e9 / parameter("rate_hz", 30.0))
         base.check_robot(session.cameras, list(self._joint_names))
-        self._policy = ResidualPolicy(base, parameter("task", ""), Kinematics())
+        planning = make_planning(parameter)
+        self._policy = ResidualPolicy(base, parameter("task", ""), Kinematics(), planning)
         self._learns = "learner/weights" in bag.topics
         if not self._learns:
-            self._load(parameter("residual_checkpoint", ""))
+            load_residual(self._policy, parameter("residual_checkpoint", ""))
         self._weights: dict[int, Record] = {}
         self._plans: dict[int, EpisodePlan] = {}
         self._states: dict[int, object] = {}
@@ -107,14 +108,6 @@ class _Check:
         self.latency = Latency()
         self.left_out: dict[str, int] = {}
         self.led = self.blended = 0
-
-    def _load(self, residual: str) -> None:
-        if residual:
-            loaded = load_checkpoint(residual)
-            self._policy.load_weights(loaded.config, loaded.weights, loaded.counters["version"])
-        else:  # the base acts alone
-            config = ResidualConfig.from_names(["state"], self._policy.base.state_size)
-            self._policy.load_weights(config, ResidualActorCritic(config).state_dict(), 0)
 
     # -- what is read -----------------------------------------------------------------------
 
@@ -238,11 +231,7 @@ class _Check:
         record = self._weights.get(version)
         if record is None:
             raise BagError(f"weights of version {version} are missing")
-        self._policy.load_weights(
-            ResidualConfig.from_json(record.metadata["config"]),
-            {name: torch.tensor(value) for name, value in record.tensors.items()},
-            version,
-        )
+        take_weights(self._policy, record)
 
     def _compare(self, stamp: int, record: Record) -> None:
         self._swap(record.metadata["weights_version"])
@@ -253,11 +242,14 @@ class _Check:
             positions = lerobot_to_rad(computed.command, self._joint_names)
             self.quantities[SENT].add(self._sent[stamp], positions)
 
-    def _observed(self, stamp: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _joints(self, stamp: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if stamp not in self._states:
             raise BagError(f"joint_states of stamp {stamp} is missing")
         joints = read_joints(self._states[stamp], self._joint_names)
-        state, extra = rad_to_lerobot(joints.pop("position"), self._joint_names), joints
+        return rad_to_lerobot(joints.pop("position"), self._joint_names), joints
+
+    def _observed(self, stamp: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        state, extra = self._joints(stamp)
         if self._policy.config.needs_environment:
             if stamp not in self._environments:
                 raise BagError(f"environment/state of stamp {stamp} is missing")
@@ -274,9 +266,8 @@ class _Check:
         # What nobody sampled has neither a log-probability nor a value: a person's.
         led = told["intervention"] and not record["log_prob"] and not record["value"]
         if told["plan_images"]:
-            policy.task = self._task_at(stamp)
-            policy.plan(self._pixels(told["plan_images"]), state)
-        elif not policy.has_plan or (policy.needs_plan and not led):
+            self._plan(stamp, told["plan_images"], told["plan"])
+        elif policy.player.is_empty or (policy.needs_plan and not led):
             raise BagError(f"step {stamp} needs a plan, and none was made in it")
         if told["token_images"]:
             _, age = token_age(told["token_images"], stamp, self._period_ns)
@@ -295,6 +286,17 @@ class _Check:
             self.blended += 1
             return policy.overrule(step, command, state), QUANTITIES[:3]
         return step, QUANTITIES
+
+    def _plan(self, stamp: int, images: dict[str, int], told: dict[str, int]) -> None:
+        """Plan anew from what a plan was made from, and let it take over as it did."""
+        if told.keys() != {"stamp", "tick", "lead", "left"}:
+            raise BagError(f"step {stamp} does not tell what its plan was made for")
+        state, _ = self._joints(told["stamp"])
+        policy = self._policy
+        # The state of an episode's first plan may have gone unanswered.
+        policy.task = self._task_at(told["stamp"] if told["stamp"] in self._answered else stamp)
+        request = policy.player.ask_again(told["tick"], told["lead"], told["left"])
+        policy.take_plan(policy.make_plan(request, self._pixels(images), state), request)
 
     def _task_at(self, stamp: int) -> str:
         at = self._answered[stamp]
