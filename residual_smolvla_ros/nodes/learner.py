@@ -8,7 +8,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.intake import Intake
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.settings import make_learner
@@ -21,8 +20,10 @@ from residual_smolvla_ros.nodes.common import (
     to_nanoseconds,
 )
 from residual_smolvla_ros.nodes.common import main as run
+from residual_smolvla_ros.nodes.parts.joint_names import JointNames
 from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP
+from residual_smolvla_ros.robots.joints import in_order
 from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
 # An update beside episodes: gradient steps in one turn, and the pause after it.
@@ -46,6 +47,7 @@ class LearnerNode(PipelineNode):
         self._joint_names = tuple(
             self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
         )
+        self._topic_names = JointNames(self, self._joint_names).on_topics
         seed = self.parameter("seed", 0, "seed of weights and minibatches")
         shape = read_token_shape(base) if base else None
         self._learner = make_learner(self.parameter, self._joint_names, shape, seed)
@@ -79,14 +81,9 @@ class LearnerNode(PipelineNode):
         self._weights.publish(to_message(intake.weights()))
 
     def _on_executed(self, message: JointState) -> None:
-        positions = dict(zip(message.name, message.position, strict=False))
-        if not positions.keys() >= set(self._joint_names):
-            # No later message will mend this: the robot and `joint_names` do not match.
-            raise ConfigError(
-                f"executed_command: expected joints {self._joint_names}, found {list(positions)}"
-            )
-        values = [positions[name] for name in self._joint_names]
-        command = rad_to_lerobot(values, self._joint_names)
+        names, found = self._topic_names, message.name
+        positions = in_order(found, message.position, names, "executed_command")
+        command = rad_to_lerobot(positions, self._joint_names)
         self._intake.take_executed(to_nanoseconds(message.header.stamp), command)
 
     def _on_save(self, request: Trigger.Request, response: Trigger.Response):

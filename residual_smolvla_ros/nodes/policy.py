@@ -2,16 +2,13 @@
 
 import numpy as np
 import torch
-from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from residual_smolvla_ros.learning.acting import load_residual, take_weights
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes.common import (
-    CONTROL_QOS,
     LATCHED_QOS,
     PipelineNode,
     state_qos,
@@ -21,8 +18,10 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import (
     main as run,
 )
+from residual_smolvla_ros.nodes.parts.command_publisher import Command, CommandPublisher
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.intervention import Intervention
+from residual_smolvla_ros.nodes.parts.joint_names import JointNames
 from residual_smolvla_ros.nodes.parts.plan_worker import PlanWorker
 from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
@@ -91,12 +90,13 @@ class PolicyNode(PipelineNode):
         self._pending: JointState | None = None
         self._answered = 0
         self._waiting_for = "an episode"
-        self._answer: JointTrajectory | None = None
+        self._answer: Command | None = None
 
-        self._commands = self.create_publisher(JointTrajectory, "joint_trajectory", CONTROL_QOS)
+        self._topic_names = names = JointNames(self, self._joint_names).on_topics
+        self._commands = CommandPublisher(self, names, self._period_ns)
         self._steps = self.record_publisher("policy/step")
-        self._views = PolicyViews(self, self._joint_names)
-        self._person = Intervention(self, self._joint_names, self._why_no_takeover)
+        self._views = PolicyViews(self, names)
+        self._person = Intervention(self, names, self._why_no_takeover)
         # In this order: an executor serves what is ready at the same time in order of creation.
         self.record_subscription(WEIGHTS, "learner/weights", self._on_weights, LATCHED_QOS)
         self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
@@ -138,7 +138,7 @@ class PolicyNode(PipelineNode):
         if stamp == self._answered:
             # A repeated state: its command was lost, or is still on its way.
             if self._answer is not None:
-                self._commands.publish(self._answer)
+                self._commands.repeat(self._answer)
             return
         # Topics overtake each other: what tells the state that an episode ended in from the
         # first one of the next is that a reset takes longer than a control period.
@@ -212,7 +212,7 @@ class PolicyNode(PipelineNode):
         return True
 
     def _read_joints(self, message: JointState) -> dict[str, np.ndarray] | None:
-        joints = read_joints(message, self._joint_names)
+        joints = read_joints(message, self._topic_names)
         for name, values in joints.items():
             if not np.isfinite(values).all():
                 self.refused += 1
@@ -293,11 +293,7 @@ class PolicyNode(PipelineNode):
         return step, positions, blended
 
     def _publish_command(self, message: JointState, stamp: int, positions: np.ndarray) -> None:
-        point = JointTrajectoryPoint(positions=positions.tolist())
-        point.time_from_start = Duration(nanosec=self._period_ns)
-        command = JointTrajectory(joint_names=self._joint_names, points=[point])
-        command.header.stamp = message.header.stamp
-        self._commands.publish(command)
+        command = self._commands.publish(message.header.stamp, positions)
         self._answered, self._answer, self._pending = stamp, command, None
         self._waiting_for = "joint_states"
         self.tally("commands")

@@ -9,7 +9,6 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import (
     RECORD_QOS,
     PipelineNode,
@@ -18,6 +17,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
+from residual_smolvla_ros.nodes.parts.joint_names import JointNames
 from residual_smolvla_ros.records import (
     ENVIRONMENT_STATE,
     EPISODE_EVENT,
@@ -27,6 +27,7 @@ from residual_smolvla_ros.records import (
 )
 from residual_smolvla_ros.rewards.judge import REDUCE, Judge, Judged, default_terms, make_terms
 from residual_smolvla_ros.rewards.transition import Frame, NotReady, Pose
+from residual_smolvla_ros.robots.joints import in_order, told
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad
 
 
@@ -44,6 +45,7 @@ class RewardNode(PipelineNode):
         self._joint_names = tuple(
             self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
         )
+        self._topic_names = JointNames(self, self._joint_names).on_topics
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras that the robot has")
         rate = self.parameter("rate_hz", 30.0, "control rate of the robot")
         lockstep = self.parameter("lockstep", True, "whether the simulator waits for commands")
@@ -92,25 +94,16 @@ class RewardNode(PipelineNode):
         self._answer()
 
     def _on_state(self, message: JointState) -> None:
-        values = [self._ordered(message, v) for v in (message.position, message.velocity)]
-        effort = self._ordered(message, message.effort)
-        self._judge.join.add_state(to_nanoseconds(message.header.stamp), *values, effort)
+        fields = (message.position, message.velocity, message.effort)
+        values = [told(message.name, field, self._topic_names) for field in fields]
+        self._judge.join.add_state(to_nanoseconds(message.header.stamp), *values)
         self._answer()
 
     def _on_executed(self, message: JointState) -> None:
-        position = self._ordered(message, message.position)
+        names, found = self._topic_names, message.name
+        position = in_order(found, message.position, names, "executed_command")
         self._judge.join.add_executed(to_nanoseconds(message.header.stamp), position)
         self._answer()
-
-    def _ordered(self, message: JointState, values) -> np.ndarray | None:
-        """Return values by joint in the order of `joint_names`; None where they are left out."""
-        if not values:
-            return None
-        found = dict(zip(message.name, values, strict=False))
-        if not found.keys() >= set(self._joint_names):
-            # No later message will mend this: the robot and `joint_names` do not match.
-            raise ConfigError(f"expected joints {list(self._joint_names)}, found {list(found)}")
-        return np.array([found[name] for name in self._joint_names])
 
     def _on_pose(self, topic: str, message: PoseStamped) -> None:
         at, header = message.pose.position, message.header

@@ -24,6 +24,7 @@ from residual_smolvla_ros.nodes.common import (
     to_stamp,
 )
 from residual_smolvla_ros.nodes.common import main as run
+from residual_smolvla_ros.nodes.parts.joint_names import JointNames
 from residual_smolvla_ros.robots.arm import ArmState, SafeArm
 from residual_smolvla_ros.robots.driver import RobotDriver, RobotLost
 from residual_smolvla_ros.robots.limits import ArmSettings
@@ -65,6 +66,7 @@ class So101BridgeNode(PipelineNode):
         except RobotLost as error:
             raise ConfigError(f"expected a robot, found none: {error}") from None
         names = self._arm.joint_names
+        self._names = JointNames(self, names)
         if home and (len(home) != len(names) or not np.isfinite(home).all()):
             raise ConfigError(f"home: expected {len(names)} finite positions, found {list(home)}")
         self._home = np.array(home) if home else None
@@ -128,7 +130,7 @@ class So101BridgeNode(PipelineNode):
     def _publish(
         self, publisher, stamp: int, position: np.ndarray, state: ArmState | None = None
     ) -> None:
-        message = JointState(name=self._arm.joint_names, position=position.tolist())
+        message = JointState(name=self._names.on_topics, position=position.tolist())
         message.header.stamp = to_stamp(stamp)
         # Never empty: rclpy serialises empty arrays in a way that not every reader takes.
         message.velocity = message.effort = [0.0] * len(position)
@@ -148,9 +150,8 @@ class So101BridgeNode(PipelineNode):
         try:
             if len(message.points) != 1:
                 raise CommandRefused("points", f"expected 1 point, found {len(message.points)}")
-            self._arm.command(
-                message.joint_names, message.points[0].positions, stamp / 1e9, age / 1e9
-            )
+            names = self._names.translate(message.joint_names)
+            self._arm.command(names, message.points[0].positions, stamp / 1e9, age / 1e9)
             self.tally("commands")
         except CommandRefused as error:
             self._refuse(error.kind, str(error))

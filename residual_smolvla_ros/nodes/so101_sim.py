@@ -30,6 +30,7 @@ from residual_smolvla_ros.nodes.common import (
     main as run,
 )
 from residual_smolvla_ros.nodes.parts.images import pinhole_info, to_image_message
+from residual_smolvla_ros.nodes.parts.joint_names import JointNames
 from residual_smolvla_ros.records import ENVIRONMENT_STATE, EPISODE_EVENT, Record, pack
 from residual_smolvla_ros.robots.simulation import CAMERAS, RATE_HZ, SimulatedSO101
 
@@ -55,6 +56,7 @@ class So101SimNode(PipelineNode):
         if self._camera_period < 1:
             raise ValueError(f"camera_period_steps: expected >= 1, found {self._camera_period}")
         self._sim = SimulatedSO101()
+        self._names = JointNames(self, self._sim.joint_names).on_topics
         self._sim.reset(self._seed)
         self._plan: EpisodePlan | None = None
         self._prepared = False
@@ -137,7 +139,7 @@ class So101SimNode(PipelineNode):
             self._advance(command)
 
     def _read_command(self, message: JointTrajectory) -> np.ndarray | None:
-        names = list(self._sim.joint_names)
+        names = list(self._names)
         if sorted(message.joint_names) != sorted(names) or not message.points:
             self._refuse(f"expected one point of joints {names}, found {message.joint_names}")
             return None
@@ -188,7 +190,7 @@ class So101SimNode(PipelineNode):
             success=state.success,
         )
         self._environment.publish(to_message(blob))
-        message = JointState(name=list(self._sim.joint_names))
+        message = JointState(name=self._names)
         message.header.stamp = stamp
         message.position = self._sim.joint_positions().tolist()
         message.velocity = self._sim.joint_velocities().tolist()

@@ -15,6 +15,7 @@ from std_msgs.msg import Bool
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, to_stamp
 from residual_smolvla_ros.nodes.common import main as run
+from residual_smolvla_ros.nodes.parts.joint_names import JointNames
 from residual_smolvla_ros.robots.leader import RECONNECT_S, Leader
 from residual_smolvla_ros.robots.servo_bus import DeviceLost
 
@@ -34,6 +35,7 @@ class TeleopNode(PipelineNode):
             )
         self._rate = rate
         self._leader = Leader(self.group("teleop"))
+        self._names = JointNames(self, self._leader.joint_names).on_topics
         self._told: str | None = None  # the trouble that was logged last
         self._active = False
         self._targets = self.create_publisher(
@@ -56,7 +58,7 @@ class TeleopNode(PipelineNode):
         self._tell()
         if target is None:
             return
-        message = JointState(name=self._leader.joint_names, position=target.tolist())
+        message = JointState(name=self._names, position=target.tolist())
         message.header.stamp = to_stamp(now)
         # Never empty: rclpy serialises empty arrays in a way that not every reader takes.
         message.velocity = message.effort = [0.0] * len(target)

@@ -148,11 +148,11 @@ class EpisodeBuilder:
 
     def _joints(self, message) -> np.ndarray:
         found = dict(zip(message.name, message.position, strict=False))
-        names = self.layout.joint_names
+        names = self.layout.topic_names
         if not found.keys() >= set(names):
             raise BagError(f"expected joints {list(names)}, found {list(found)}")
         position = np.array([found[name] for name in names])
-        return rad_to_lerobot(position, names).astype(np.float32)
+        return rad_to_lerobot(position, self.layout.joint_names).astype(np.float32)
 
     def _draft(self, episode: int) -> _Draft | None:
         return self._drafts.setdefault(episode, _Draft()) if episode > self._closed else None

@@ -21,6 +21,7 @@ from residual_smolvla_ros.recording import cdr
 from residual_smolvla_ros.recording.session import Session
 from residual_smolvla_ros.records import Record
 from residual_smolvla_ros.robots.frames import decode
+from residual_smolvla_ros.robots.joints import names_on_topics
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
 COMPRESSED, RAW = "image_raw/compressed", "image_raw"
@@ -34,12 +35,14 @@ GROUPS = {"training": TRAINING_PHASES, "evaluation": (BASE, RESIDUAL)}
 class Layout:
     """What a session's messages are read by.
 
+    `joint_names` are LeRobot's, `topic_names` what messages call the same joints.
     `executed` says that the robot tells what it executed; `task` is the language instruction
     until the topic `task` replaces it.
     """
 
     cameras: tuple[str, ...]
     joint_names: tuple[str, ...]
+    topic_names: tuple[str, ...]
     executed: bool
     task: str
 
@@ -47,9 +50,11 @@ class Layout:
     def of(cls, session: Session) -> "Layout":
         """Return the layout of a session's messages."""
         policy = session.parameters("policy")
+        names = tuple(policy.get("joint_names", JOINT_NAMES))
         return cls(
             cameras=tuple(policy["cameras"]),
-            joint_names=tuple(policy.get("joint_names", JOINT_NAMES)),
+            joint_names=names,
+            topic_names=names_on_topics(policy.get("ros_joint_names", ()), names),
             executed=session.parameters("reward")["executed_commands"],
             task=policy["task"],
         )

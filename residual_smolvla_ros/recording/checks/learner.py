@@ -39,6 +39,7 @@ from residual_smolvla_ros.records import (
     Record,
     unpack,
 )
+from residual_smolvla_ros.robots.joints import names_on_topics
 from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
 TOPICS = ("episode/event", "policy/step", "reward", "learner/weights")
@@ -82,6 +83,7 @@ class Redone:
         parameter = parameters_of(session, "learner")
         torch.set_num_threads(parameter("torch_threads", 1))
         self._joint_names = tuple(parameter("joint_names", list(JOINT_NAMES)))
+        self._topic_names = names_on_topics(parameter("ros_joint_names", ()), self._joint_names)
         self._executed = parameter("executed_commands", False)
         self._learner = make_learner(
             parameter, self._joint_names, read_token_shape(base), parameter("seed", 0)
@@ -128,7 +130,7 @@ class Redone:
                     take(record_in(self._bag, message, schema))
                 else:
                     joints = self._bag.decode(message)
-                    command = rad_to_lerobot(named(joints, self._joint_names), self._joint_names)
+                    command = rad_to_lerobot(named(joints, self._topic_names), self._joint_names)
                     intake.take_executed(to_nanoseconds(joints.header), command)
                 if self.beside:
                     # All of an update at once: what it learns from was there when it began.

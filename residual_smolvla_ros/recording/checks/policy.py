@@ -32,7 +32,7 @@ from residual_smolvla_ros.recording.session import (
     read_session,
 )
 from residual_smolvla_ros.records import ENVIRONMENT_STATE, EPISODE_EVENT, STEP, WEIGHTS, Record
-from residual_smolvla_ros.robots.joints import read_joints
+from residual_smolvla_ros.robots.joints import names_on_topics, read_joints
 from residual_smolvla_ros.robots.kinematics import Kinematics
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
 
@@ -89,6 +89,7 @@ class _Check:
         parameter = parameters_of(session, "policy")
         torch.set_num_threads(parameter("torch_threads", 1))
         self._joint_names = tuple(parameter("joint_names", list(JOINT_NAMES)))
+        self._topic_names = names_on_topics(parameter("ros_joint_names", ()), self._joint_names)
         self._period_ns = round(1e9 / parameter("rate_hz", 30.0))
         base.check_robot(session.cameras, list(self._joint_names))
         planning = make_planning(parameter)
@@ -178,7 +179,7 @@ class _Check:
             self.latency.ask(stamp, at)
         elif decoded.points:
             positions = dict(zip(decoded.joint_names, decoded.points[0].positions, strict=False))
-            sent = np.array([positions.get(name, np.nan) for name in self._joint_names])
+            sent = np.array([positions.get(name, np.nan) for name in self._topic_names])
             self._sent.setdefault(stamp, sent)
             self.latency.answer(topic, stamp, at)
 
@@ -245,7 +246,7 @@ class _Check:
     def _joints(self, stamp: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if stamp not in self._states:
             raise BagError(f"joint_states of stamp {stamp} is missing")
-        joints = read_joints(self._states[stamp], self._joint_names)
+        joints = read_joints(self._states[stamp], self._topic_names)
         return rad_to_lerobot(joints.pop("position"), self._joint_names), joints
 
     def _observed(self, stamp: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

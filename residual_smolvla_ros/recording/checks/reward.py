@@ -32,6 +32,7 @@ from residual_smolvla_ros.records import (
 from residual_smolvla_ros.rewards.judge import REDUCE, Judge, default_terms, make_terms
 from residual_smolvla_ros.rewards.transition import Frame, NotReady, Pose
 from residual_smolvla_ros.robots.frames import decode, reduce
+from residual_smolvla_ros.robots.joints import names_on_topics, told
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad
 
 FLAGS = ("next_stamp", "success", "terminated", "missing")
@@ -70,6 +71,7 @@ class _Rejudged:
         lockstep = parameter("lockstep", True)
         own = _nested(session.parameters("reward"), "terms") or default_terms(environment)
         self._joint_names = tuple(parameter("joint_names", list(JOINT_NAMES)))
+        self._topic_names = names_on_topics(parameter("ros_joint_names", ()), self._joint_names)
         self._reward = make_terms(
             own if terms is None else terms,
             self._joint_names,
@@ -121,19 +123,13 @@ class _Rejudged:
     def _take_state(self, message: Message) -> None:
         joints = self._bag.decode(message)
         fields = (joints.position, joints.velocity, joints.effort)
-        values = [self._ordered(joints, field) for field in fields]
+        named(joints, self._topic_names)
+        values = [told(joints.name, field, self._topic_names) for field in fields]
         self._judge.join.add_state(to_nanoseconds(joints.header), *values)
-
-    def _ordered(self, joints, values: np.ndarray) -> np.ndarray | None:
-        named(joints, self._joint_names)
-        if not len(values):
-            return None
-        found = dict(zip(joints.name, values, strict=False))
-        return np.array([found[name] for name in self._joint_names])
 
     def _take_executed(self, message: Message) -> None:
         joints = self._bag.decode(message)
-        position = np.array(named(joints, self._joint_names))
+        position = np.array(named(joints, self._topic_names))
         self._judge.join.add_executed(to_nanoseconds(joints.header), position)
 
     def _take_pose(self, message: Message) -> None:

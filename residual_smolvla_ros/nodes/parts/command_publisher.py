@@ -1,0 +1,65 @@
+"""How the node `policy` tells a robot where its joints are to be."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.nodes.common import CONTROL_QOS, PipelineNode
+
+TRAJECTORY, ARRAY = "trajectory", "float64_multi_array"
+NS = 1_000_000_000
+
+Command = JointTrajectory | Float64MultiArray
+
+
+class CommandPublisher:
+    """Publish joint positions in rad, in the type that the node's parameter command_type names.
+
+    `trajectory`: a trajectory of one point on joint_trajectory, as the bridge, the simulator and a
+    joint_trajectory_controller take it: stamped as the state that it answers, to be reached one
+    control period later. `float64_multi_array`: the bare positions on joint_commands, in the order
+    of `names`, as a forward_command_controller takes them. Raises ConfigError for another type.
+    """
+
+    def __init__(self, node: PipelineNode, names: Sequence[str], period_ns: int):
+        kind = node.parameter(
+            "command_type", TRAJECTORY, f"{TRAJECTORY}, or {ARRAY} (forward_command_controller)"
+        )
+        if kind not in (TRAJECTORY, ARRAY):
+            raise ConfigError(f"command_type: expected {TRAJECTORY} or {ARRAY}, found {kind!r}")
+        self._names = list(names)
+        self._period = Duration(sec=period_ns // NS, nanosec=period_ns % NS)
+        self._make = self._trajectory if kind == TRAJECTORY else self._array
+        # Only what is published: the bridge follows nobody while it sees two publishers.
+        if kind == TRAJECTORY:
+            self._publisher = node.create_publisher(
+                JointTrajectory, "joint_trajectory", CONTROL_QOS
+            )
+        else:
+            self._publisher = node.create_publisher(
+                Float64MultiArray, "joint_commands", CONTROL_QOS
+            )
+
+    def publish(self, stamp: Time, positions: np.ndarray) -> Command:
+        """Publish positions (joints,) in answer to the state of that stamp; return the message."""
+        command = self._make(stamp, positions.tolist())
+        self._publisher.publish(command)
+        return command
+
+    def repeat(self, command: Command) -> None:
+        """Publish a message once more, as it was."""
+        self._publisher.publish(command)
+
+    def _trajectory(self, stamp: Time, positions: list[float]) -> JointTrajectory:
+        point = JointTrajectoryPoint(positions=positions, time_from_start=self._period)
+        command = JointTrajectory(joint_names=self._names, points=[point])
+        command.header.stamp = stamp
+        return command
+
+    @staticmethod
+    def _array(stamp: Time, positions: list[float]) -> Float64MultiArray:
+        return Float64MultiArray(data=positions)
