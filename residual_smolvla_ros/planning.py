@@ -1,4 +1,4 @@
-"""When plans are made, and how one takes over from the last: parameters of the node `policy`."""
+"""How plans are made, and how one takes over from the last: parameters of the node `policy`."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,28 @@ from dataclasses import dataclass
 from residual_smolvla_ros.errors import ConfigError
 
 BLEND, RTC = "blend", "rtc"
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """How SmolVLA computes a plan; as it stands, by LeRobot's own code in the loaded precision."""
+
+    precision: str = FLOAT32
+    compile: bool = False
+    cuda_graph: bool = False
+
+    def __post_init__(self):
+        if self.precision not in (FLOAT32, BFLOAT16):
+            raise ConfigError(
+                f"precision: expected {FLOAT32} or {BFLOAT16}, found {self.precision!r}"
+            )
+        for name in ("compile", "cuda_graph"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}: expected true or false, found {getattr(self, name)!r}")
+
+
+AS_LEROBOT = Acceleration()
 
 
 @dataclass(frozen=True)
@@ -22,6 +44,7 @@ class Planning:
     delay_ms: float = 0.0
     overlap_steps: int = 0
     switch: str = BLEND
+    acceleration: Acceleration = AS_LEROBOT
 
     def __post_init__(self):
         if not (isinstance(self.delay_ms, int | float) and 0 <= self.delay_ms < math.inf):
@@ -61,4 +84,9 @@ def make_planning(parameter: Callable) -> Planning:
         parameter("plan_delay_ms", 0.0, "a plan takes at least so long; in lockstep, as steps"),
         parameter("plan_overlap_steps", 0, "actions left of the old plan when the new takes over"),
         parameter("plan_switch", BLEND, "how it takes over: blend, or rtc (real-time chunking)"),
+        Acceleration(
+            parameter("precision", FLOAT32, "of SmolVLA's weights: float32 as loaded, bfloat16"),
+            parameter("compile", False, "compile SmolVLA by torch.compile; takes minutes at start"),
+            parameter("cuda_graph", False, "launch SmolVLA's kernels as CUDA graphs"),
+        ),
     )

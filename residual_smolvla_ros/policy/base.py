@@ -9,8 +9,9 @@ import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.utils.constants import OBS_IMAGES
 
-from residual_smolvla_ros.errors import CheckpointError
-from residual_smolvla_ros.planning import INLINE, RTC, Planning
+from residual_smolvla_ros.errors import CheckpointError, ConfigError
+from residual_smolvla_ros.planning import AS_LEROBOT, INLINE, RTC, Acceleration, Planning
+from residual_smolvla_ros.policy.acceleration import accelerate, upload
 from residual_smolvla_ros.policy.frozen import FrozenPolicy, Images
 from residual_smolvla_ros.policy.vision import read_token_shape
 
@@ -22,6 +23,7 @@ class FrozenSmolVLA(FrozenPolicy):
     """
 
     kind = "SmolVLA"
+    _uploads = False
 
     def _check_type(self, config: PreTrainedConfig) -> None:
         if config.type != "smolvla":
@@ -48,6 +50,24 @@ class FrozenSmolVLA(FrozenPolicy):
 
     def _chunks(self, batch: dict, noise: torch.Tensor, **guidance) -> torch.Tensor:
         return self._policy.predict_action_chunk(batch, noise=noise, **guidance)
+
+    def accelerate(self, acceleration: Acceleration) -> None:
+        """Plan as `acceleration` says; compiles and captures now, which may take minutes.
+
+        Raises ConfigError where that does not work here.
+        """
+        accelerate(self._policy, acceleration)
+        self._uploads = self.device.type == "cuda"
+        shapes = {n: self.config.image_features[f"{OBS_IMAGES}.{n}"].shape for n in self.cameras}
+        images = {name: np.zeros((h, w, 3), np.uint8) for name, (_, h, w) in shapes.items()}
+        try:
+            self.plan(images, np.zeros(self.state_size), "", self.make_noise(0))
+        except RuntimeError as error:  # of torch, which finds no compiler or no memory
+            found = " ".join(str(error).split())[:300]
+            raise ConfigError(f"compile, cuda_graph: expected a plan, found {found}") from None
+
+    def _pixels(self, images: np.ndarray) -> torch.Tensor:
+        return upload(images, self.device) if self._uploads else super()._pixels(images)
 
     @property
     def token_shape(self) -> tuple[int, int, int]:
@@ -89,6 +109,12 @@ def load_base(
     except (OSError, ValueError, KeyError, TypeError):
         kind = "smolvla"  # which says what is wrong with the folder
     base = (FrozenSmolVLA if kind == "smolvla" else FrozenPolicy)(checkpoint, device)
+    if planning.acceleration != AS_LEROBOT:
+        if not isinstance(base, FrozenSmolVLA):
+            raise ConfigError(
+                f"precision, compile, cuda_graph: expected a SmolVLA, found {base.config.type}"
+            )
+        base.accelerate(planning.acceleration)
     if planning.switch == RTC:
         base.enable_rtc(planning.overlap_steps)
     return base

@@ -277,16 +277,17 @@ class FrozenPolicy:
         cameras: Sequence[str] = (),
     ) -> dict:
         observation = {
-            f"{OBS_IMAGES}.{name}": torch.from_numpy(np.stack([row[name] for row in images]))
-            .permute(0, 3, 1, 2)
-            .float()
-            / 255.0
+            f"{OBS_IMAGES}.{name}": self._pixels(np.stack([row[name] for row in images]))
             for name in cameras or self.cameras
         }
         observation[OBS_STATE] = torch.as_tensor(states, dtype=torch.float32)
         observation["task"] = [task] * len(images) if isinstance(task, str) else list(task)
         with self._preprocessing:
             return self._preprocess(observation)
+
+    def _pixels(self, images: np.ndarray) -> torch.Tensor:
+        """Return images (n, H, W, 3) uint8 as LeRobot has them: (n, 3, H, W) from 0 to 1."""
+        return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
 
     @property
     def action_std(self) -> np.ndarray:
