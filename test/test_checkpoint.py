@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from residual_smolvla_ros.errors import CheckpointError
 from residual_smolvla_ros.learning.checkpoint import (
+    checkpoints,
     load_checkpoint,
-    newest_checkpoint,
     prune_checkpoints,
     save_checkpoint,
 )
@@ -118,10 +118,9 @@ def test_the_newest_checkpoint_of_a_run_is_loaded(trained, saved, train):
 
 def test_what_an_interrupted_write_left_is_not_a_checkpoint(trained, saved, train):
     folder = saved / "checkpoints"
-    # Killed while writing, before the rename; and a folder that is no checkpoint at all.
+    # Killed while writing, before the rename.
     shutil.copytree(folder / "000002", folder / ".000003.tmp")
-    (folder / "000009").mkdir()
-    assert newest_checkpoint(saved) == folder / "000002"
+    assert checkpoints(saved) == [folder / "000002"]
     train(trained, range(4, 6))
     trained.save(folder, {})
     assert load_checkpoint(saved).counters["version"] == 3
@@ -134,6 +133,14 @@ def test_saving_a_version_again_replaces_it_whole(trained, saved):
     assert load_checkpoint(path).run["base_checkpoint"] == "elsewhere"
     names = {p.name for p in path.iterdir()}
     assert names == {"residual.safetensors", "training.safetensors", "state.json"}
+
+
+def change_state(checkpoint: Path, **values) -> None:
+    """Rewrite a state as one without sums, as it was of before there were any."""
+    file = checkpoint / "state.json"
+    state = json.loads(file.read_text()) | values
+    del state["sha256"]
+    file.write_text(json.dumps(state))
 
 
 def truncate(file: Path) -> None:
@@ -164,8 +171,7 @@ def test_a_state_that_is_not_one_is_refused(saved, text):
 
 
 def test_another_format_is_refused_by_its_number(saved):
-    file = saved / "checkpoints" / "000002" / "state.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
+    change_state(saved / "checkpoints" / "000002", format=99)
     with pytest.raises(CheckpointError, match="expected format 1, found 99"):
         load_checkpoint(saved)
 
@@ -195,6 +201,7 @@ def test_a_residual_of_another_kind_is_refused(saved, config, changes, message, 
 
 def test_weights_that_do_not_fit_their_own_configuration_are_refused(saved, config):
     file = saved / "checkpoints" / "000002" / "residual.safetensors"
+    change_state(file.parent)
     weights = load_file(file)
     weights["actor.0.weight"] = weights["actor.0.weight"][:, :-1].contiguous()
     save_file(weights, file)

@@ -132,7 +132,7 @@ def test_an_episode_longer_than_the_replay_leaves_its_end():
 
 def test_rows_come_back_from_disk_in_their_order_up_to_a_total(tmp_path):
     parts = [policy_transitions(play([r], final=r), GAMMA, N_STEP, CLIP)[0] for r in range(3)]
-    for total, part in ((4, parts[1]), (2, parts[0]), (6, parts[2])):
+    for total, part in zip((2, 4, 6), parts, strict=True):
         write_rows(tmp_path, total, [("own", part)], {"gamma": "0.5"})
     read = read_rows(tmp_path, {"gamma": "0.5"}, total=4)
     assert [(name, rows.rewards[0].item()) for name, rows in read] == [("own", 0.0), ("own", 1.0)]

@@ -1,5 +1,6 @@
 """The learner without ROS: takes finished episodes, updates, and keeps what a resume needs."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,15 +221,18 @@ class Learner:
                     f"found {found[name]}"
                 )
         self._check(checkpoint)
+        before = copy.deepcopy(self.algorithm.state())
         try:
+            counters = Counters(**checkpoint.counters)
             self.algorithm.load_state(checkpoint.training)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            self.algorithm.load_state(before)  # some of it may have been taken
             raise CheckpointError(
                 f"residual checkpoint {checkpoint.path}: expected the training state of "
                 f"{self.algorithm.name}, found: {error}"
             ) from None
         self.network.load_state_dict(checkpoint.weights)
-        self.counters = Counters(**checkpoint.counters)
+        self.counters = counters
         self._set_gain()
 
     def accept(self) -> None:

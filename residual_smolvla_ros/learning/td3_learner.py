@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.errors import DamagedCheckpointError
 from residual_smolvla_ros.learning.checkpoint import ResidualCheckpoint, load_checkpoint
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.replay import Transitions
@@ -116,7 +116,7 @@ class TD3Learner(Learner):
         kept = read_rows(folder, self._discounting(), wanted)
         found = sum(len(rows) for _, rows in kept)
         if found != wanted:
-            raise CheckpointError(f"replay {folder}: expected {wanted} rows, found {found}")
+            raise DamagedCheckpointError(f"replay {folder}: expected {wanted} rows, found {found}")
         super().resume(checkpoint)
         self.algorithm.keep(kept)
 

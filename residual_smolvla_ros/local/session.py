@@ -7,7 +7,7 @@ from residual_smolvla_ros.api.policy import ResidualSmolVLAPolicy
 from residual_smolvla_ros.api.reward import SimpleRewardFunction
 from residual_smolvla_ros.api.trainer import ResidualRLTrainer
 from residual_smolvla_ros.errors import ConfigError
-from residual_smolvla_ros.learning.checkpoint import load_checkpoint, newest_checkpoint
+from residual_smolvla_ros.learning.checkpoint import checkpoints, load_checkpoint
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.local.arguments import LocalArguments
 from residual_smolvla_ros.local.command import default_output
@@ -31,7 +31,7 @@ class LocalSession:
         rl, data = arguments.rl, arguments.dataset
         self._arguments = arguments
         self.output = Path(rl.output or default_output()).expanduser()
-        if newest_checkpoint(self.output):
+        if checkpoints(self.output):
             raise ConfigError(
                 f"rl.output: expected a new folder, found a run in {self.output}; {self.go_on} "
                 "and another --rl.output"

@@ -70,9 +70,9 @@ def run(given: dict[str, str]) -> int:
     schedule = schedule_from(config, values, learner)
     make_cohort = CohortMaker(config, checkpoint, values["device"], values["task"])
     make_cohort.reward()  # refuses here what the processes could only fail on
-    settings = {"base_checkpoint": str(checkpoint)}
+    settings = {"base_checkpoint": str(checkpoint), "seed": values["seed"]}
     kept = LearnerRun(output, learner, settings, values["resume"], values["residual_checkpoint"])
-    write_run(output, settings | {"seed": values["seed"]})
+    write_run(output, settings)
     print(f"run: {output}")
     size, processes = values["num_envs"], values["workers"]
     players = None
