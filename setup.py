@@ -20,6 +20,7 @@ NODES = (
     "replay",
     "teleop",
     "keyboard",
+    "rerun_viewer",
     "console",
 )
 
@@ -82,6 +83,8 @@ setup(
     ],
     extras_require={
         "ros": ROS_WHEELS,
+        # As lerobot[viz] has it, without Foxglove's SDK.
+        "rerun": ["rerun-sdk>=0.24,<0.34"],
         "sim": ["so101-nexus>=0.10,<0.11"],
         "test": [
             "diffusers>=0.38,<0.40",
@@ -90,6 +93,7 @@ setup(
             "psutil",
             "pytest",
             "pytest-timeout",
+            "rerun-sdk>=0.24,<0.34",
             "ruff",
         ],
     },

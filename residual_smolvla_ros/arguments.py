@@ -1,6 +1,7 @@
 """The launch arguments of a pipeline, and how their text becomes values."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "pick_lift_base"
 FINETUNE, EVALUATE = "finetune", "evaluate"
 RESET = "reset_environment"
+TRAJECTORY, ARRAY = "trajectory", "float64_multi_array"
 UNLABELLED = ("wait", "failure", "discard")
 RECORD, DESCRIBE = "true", "session"
 
@@ -81,6 +83,15 @@ def choice(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def rerun_sink(text: str) -> str:
+    """Return where a session is shown in rerun, "" if it is not; raise ValueError for others."""
+    if text.lower() in ("true", "false"):
+        return "viewer" if boolean(text) else ""
+    if not re.fullmatch(r".+\.rrd|[^\s:/]+:\d+", text):
+        raise ValueError("true, false, host:port or a file.rrd")
+    return text
+
+
 ARGUMENTS = (
     Argument("sim", "true", "the simulated SO101; false: the robot of the config", boolean),
     Argument("lockstep", "true", "simulate step by step; false: in real time", boolean),
@@ -95,12 +106,27 @@ ARGUMENTS = (
     Argument("total_steps", "150000", "control steps to train for", whole_number, (FINETUNE,)),
     Argument("rate_hz", "30", "control rate of the robot, 1 to 100", number),
     Argument("episode_time_s", "0", "length of an episode; 0: max_steps of the config", number),
+    Argument(
+        "command_type",
+        TRAJECTORY,
+        "trajectory, or float64_multi_array for a robot of your own",
+        choice(TRAJECTORY, ARRAY),
+    ),
+    Argument(
+        "executed_commands",
+        "true",
+        "whether a real robot publishes executed_command, as so101_bridge does",
+        boolean,
+    ),
     Argument("reset_time_s", "10", "time to set the robot's scene; < 0: until done", number),
     Argument("reset_service", RESET, "service that sets the scene; default: the robot's own"),
     Argument(
         "unlabelled", "wait", "episode without label: wait, failure or discard", choice(*UNLABELLED)
     ),
     Argument("console", "false", "serve a web page to run the session from", boolean),
+    Argument(
+        "rerun", "false", "show it in rerun: true, host:port of a viewer, or file.rrd", rerun_sink
+    ),
     Argument("success_classifier", "", "LeRobot reward model that sees success; not in lockstep"),
     Argument("collect_frames", "", "dataset of labelled frames to write"),
     Argument(

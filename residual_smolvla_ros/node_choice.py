@@ -1,6 +1,6 @@
 """Which nodes of a pipeline are started here: the others run on another machine."""
 
-from residual_smolvla_ros.arguments import ArgumentError
+from residual_smolvla_ros.arguments import TRAJECTORY, ArgumentError
 
 
 def choose_nodes(nodes: list, words: tuple[str, ...]) -> list:
@@ -18,3 +18,12 @@ def choose_nodes(nodes: list, words: tuple[str, ...]) -> list:
             f"found {','.join(words)}"
         )
     return [node for node in nodes if not words or (node.name in names) != bool(without)]
+
+
+def check_commands(command_type: str, robot: str, nodes: list) -> None:
+    """Raise ArgumentError where the robot's node is among `nodes` and takes no such commands."""
+    if command_type != TRAJECTORY and robot in [node.name for node in nodes]:
+        raise ArgumentError(
+            f"command_type: expected {TRAJECTORY}, as {robot} takes it, or nodes:=-{robot} and a "
+            f"robot of your own, found {command_type}"
+        )

@@ -23,8 +23,8 @@ from residual_smolvla_ros.arguments import (
 from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
 from residual_smolvla_ros.image_period import plan_steps, vision_steps
-from residual_smolvla_ros.node_choice import choose_nodes
-from residual_smolvla_ros.session_outline import dataset_folder, free_folder, outline
+from residual_smolvla_ros.node_choice import check_commands, choose_nodes
+from residual_smolvla_ros.session_outline import dataset_folder, free_folder, needed_topics, outline
 
 PACKAGE = "residual_smolvla_ros"
 SIM_RATE_HZ = 30.0
@@ -91,6 +91,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         raise CheckpointError(
             f"residual checkpoint {residual}: expected a folder, found no such folder"
         )
+    executed = values["executed_commands"] and not values["sim"]
     training, lockstep = mode == FINETUNE, values["sim"] and values["lockstep"]
     files = (str(config),)
     if values["sim"]:
@@ -109,10 +110,11 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         "rate_hz": values["rate_hz"],
         "lockstep": lockstep,
         "wait_for_weights": training,
+        "command_type": values["command_type"],
     }
     reward = {
         "environment": values["sim"],
-        "executed_commands": not values["sim"],
+        "executed_commands": executed,
         "cameras": cameras,
         "rate_hz": values["rate_hz"],
         "lockstep": lockstep,
@@ -123,7 +125,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         run["resume"] = values["resume"]
     learner = run | {
         "residual_checkpoint": residual,
-        "executed_commands": not values["sim"],
+        "executed_commands": executed,
         "total_steps": values.get("total_steps", 0),
         "lockstep": lockstep,
     }
@@ -143,6 +145,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     if is_recorded:
         nodes.insert(0, _recorder(mode, values, cameras, output, run, nodes))
     nodes = choose_nodes(nodes, values["nodes"])
+    check_commands(values["command_type"], robot_nodes[0].name, nodes)
     return Pipeline(mode, output, tuple(nodes), environment(), values)
 
 
@@ -193,15 +196,13 @@ def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files
             "rate_hz": values["rate_hz"],
         }
         nodes.append(NodeSpec("console", parameters, files))
+    if values["rerun"]:
+        nodes.append(NodeSpec("rerun_viewer", {"sink": values["rerun"], "cameras": cameras}, files))
     return nodes
 
 
 def _recorder(mode: str, values: dict, cameras, output: Path, run: dict, nodes) -> NodeSpec:
     """Return the node that writes a bag or a dataset of the session, or only describes it."""
-    needed = ["joint_states", "joint_trajectory", "policy/step", "reward", "episode/event"]
-    needed.append("environment/state" if values["sim"] else "executed_command")
-    if mode == FINETUNE:
-        needed.append("learner/weights")
     start = values["residual_checkpoint"] if mode == FINETUNE else ""
     parameters = {
         "session": outline(mode, values, nodes, run, start),
@@ -209,7 +210,7 @@ def _recorder(mode: str, values: dict, cameras, output: Path, run: dict, nodes) 
         "cameras": cameras,
         # A camera passes its own JPEG on; the simulator has none.
         "image_transport": "raw" if values["sim"] else "compressed",
-        "needed": needed,
+        "needed": needed_topics(mode, values),
         "dataset": dataset_folder(values),
         "dataset_close_s": DATASET_CLOSE_S,
     }

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from residual_smolvla_ros.arguments import ArgumentError, check_new
+from residual_smolvla_ros.arguments import FINETUNE, TRAJECTORY, ArgumentError, check_new
 
 
 def outline(mode: str, values: dict, nodes: Iterable, run: dict, start_checkpoint: str) -> str:
@@ -42,6 +42,22 @@ def free_folder(folder: Path) -> Path:
     """
     others = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
     return next(place for place in itertools.chain([folder], others) if not place.exists())
+
+
+def needed_topics(mode: str, values: dict) -> list[str]:
+    """Return the topics that a bag of the session has to hold."""
+    simulated = values["sim"]
+    wanted = {
+        "joint_states": True,
+        "joint_trajectory": values["command_type"] == TRAJECTORY,
+        "policy/step": True,
+        "reward": True,
+        "episode/event": True,
+        "environment/state": simulated,
+        "executed_command": values["executed_commands"] and not simulated,
+        "learner/weights": mode == FINETUNE,
+    }
+    return [topic for topic, is_needed in wanted.items() if is_needed]
 
 
 def dataset_folder(values: dict) -> str:

@@ -39,6 +39,10 @@ COMPUTED = {
         "<camera>/image_raw/compressed",
     ],
     ("console", "f'policy/{kind}_action'"): ["policy/base_action", "policy/residual_action"],
+    ("rerun_viewer", "f'{name}/{topic}'"): [
+        "<camera>/image_raw",
+        "<camera>/image_raw/compressed",
+    ],
     ("reward", "f'reward/terms/{name}'"): ["reward/terms/<name>"],
     ("reward", "topic"): ["<topic of a term>"],
     ("replay", "track.name"): ["<topic of the bag>"],

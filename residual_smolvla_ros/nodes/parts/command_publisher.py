@@ -7,10 +7,10 @@ from builtin_interfaces.msg import Duration, Time
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from residual_smolvla_ros.arguments import ARRAY, TRAJECTORY
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import CONTROL_QOS, PipelineNode
 
-TRAJECTORY, ARRAY = "trajectory", "float64_multi_array"
 NS = 1_000_000_000
 
 Command = JointTrajectory | Float64MultiArray
