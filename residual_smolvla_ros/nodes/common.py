@@ -133,6 +133,7 @@ class PipelineNode(Node):
         self.counts: dict[str, int] = {}
         self.refused = 0
         self._last_counts: dict[str, int] = {}
+        self._last_refused = 0
         self._last_report = time.monotonic()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._report)
@@ -197,6 +198,9 @@ class PipelineNode(Node):
             rate = (count - self._last_counts.get(name, 0)) / elapsed
             values |= {name: str(count), f"{name}_per_s": f"{rate:.1f}"}
         values["records_refused"] = str(self.refused)
+        new, self._last_refused = self.refused - self._last_refused, self.refused
+        if new > 0 and level == DiagnosticStatus.OK:
+            level, message = DiagnosticStatus.WARN, f"{message}; {new} messages refused"
         self._last_counts, self._last_report = dict(self.counts), now
         status = DiagnosticStatus(
             level=level,

@@ -89,7 +89,7 @@ class PolicyNode(PipelineNode):
         self._environment: Record | None = None
         self._pending: JointState | None = None
         self._answered = 0
-        self._waiting_for = "an episode"
+        self._waiting_for, self._told = "an episode", -1
         self._answer: Command | None = None
 
         self._topic_names = names = JointNames(self, self._joint_names).on_topics
@@ -332,7 +332,11 @@ class PolicyNode(PipelineNode):
         if oldest is not None and not self._lockstep:
             age = self.get_clock().now().nanoseconds - oldest
             values["image_age_ms"] = f"{age / 1e6:.0f}"
-        return DiagnosticStatus.OK, f"waiting for {self._waiting_for}", values
+        # Once a second: an episode that runs has had commands since.
+        commands = self.counts.get("commands", 0) if self._active and not self._lockstep else -1
+        stuck, self._told = 0 <= commands == self._told, commands
+        level = DiagnosticStatus.WARN if stuck else DiagnosticStatus.OK
+        return level, f"waiting for {self._waiting_for}", values
 
 
 def main(args=None) -> None:
