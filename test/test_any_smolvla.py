@@ -1,55 +1,15 @@
-"""A SmolVLA of full-size settings (three cameras, 512 px, 32 joints padded) loads by its path."""
+"""A SmolVLA of full-size settings loads by its path, and plans."""
 
-import json
 import shutil
-from pathlib import Path
 
 import numpy as np
-import pytest
-import torch
-from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from tiny_smolvla import CAMERAS, make_checkpoint
 
-from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.policy.base import FrozenSmolVLA
 
-CAMERAS = ("camera1", "camera2", "camera3")
 
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    """A checkpoint as lerobot-train saves it, with few and random weights."""
-    folder = tmp_path_factory.mktemp("pretrained_model")
-    shutil.copytree(DEMO_CHECKPOINT / "vlm", folder / "vlm")
-    vlm = json.loads((folder / "vlm" / "config.json").read_text())
-    vlm["vision_config"]["image_size"] = 512
-    (folder / "vlm" / "config.json").write_text(json.dumps(vlm))
-    images = {
-        f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, (3, 480, 640))
-        for name in CAMERAS
-    }
-    config = SmolVLAConfig(
-        vlm_model_name=str(folder / "vlm"),
-        num_vlm_layers=2,
-        device="cpu",
-        push_to_hub=False,
-        input_features={"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **images},
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
-    )
-    torch.manual_seed(0)
-    SmolVLAPolicy(config).save_pretrained(folder)
-    statistics = {
-        key: {"mean": torch.arange(6.0), "std": 10.0 + torch.arange(6.0)}
-        for key in ("observation.state", "action")
-    }
-    for processor in make_pre_post_processors(config, dataset_stats=statistics):
-        processor.save_pretrained(folder)
-    return folder
-
-
-def test_three_cameras_at_512_px_plan_a_chunk_after_a_move(checkpoint, tmp_path):
+def test_three_cameras_at_512_px_plan_a_chunk_after_a_move(tmp_path):
+    checkpoint = make_checkpoint(tmp_path / "pretrained_model")
     moved = shutil.copytree(checkpoint, tmp_path / "elsewhere")
     shutil.rmtree(checkpoint)
     base = FrozenSmolVLA(moved)

@@ -44,11 +44,14 @@ class PlanWorker:
         self._delay_s = planning.delay_ms / 1e3
         self._thread = ThreadPoolExecutor(1, "plan")
         self._durations: deque[float] = deque(maxlen=REMEMBERED)
+        self._pending: Future[tuple[np.ndarray, float]] | None = None
         self.begin()
 
     def begin(self) -> None:
         """Forget the last episode, and the plan that is being made for it."""
-        self._pending: Future[tuple[np.ndarray, float]] | None = None
+        if self._pending is not None:
+            self._pending.cancel()  # unless it has begun
+        self._pending = None
         self._request: PlanRequest | None = None  # of the pending one
         self._made: dict[PlanRequest, _Made] = {}  # by request; of the present plan and later
         self._told: PlanRequest | None = None
