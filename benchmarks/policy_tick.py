@@ -77,7 +77,7 @@ class TimedPolicy(PolicyNode):
         return timed
 
     def _on_joint_states(self, message: JointState) -> None:
-        self._tick, self._called = {}, time.perf_counter()
+        self._tick, self._called = {"planning": not self._planner.idle}, time.perf_counter()
         super()._on_joint_states(message)
         if "_publish_step" in self._tick:
             self._tick["whole tick"] = 1e3 * (time.perf_counter() - self._called)
@@ -186,11 +186,14 @@ def measure(features: list[str], space: str, rate_hz: float, seconds: float, fol
     if not ticks:
         raise SystemExit("the policy answered no state")
     print(f"\n{', '.join(features)} at {rate_hz:g} Hz: {len(ticks) / elapsed:.1f} commands/s, "
-          f"{node.counts['plans']} plans of {np.median(node._planner.durations_ms):.0f} ms, "
+          f"{node.counts['plans']} plans of {node._planner.status()['plan_ms']} ms at most, "
           f"missed ticks {node.counts.get('missed_ticks', 0)}")  # fmt: skip
-    print(f"{'':<38}{'median':>9}{'99 %':>9}{'max':>9}   ms")
+    print(f"{'':<44}{'median':>9}{'99 %':>9}{'max':>9}   ms")
     for name in (*PARTS, "callback to publish", "whole tick"):
         row(name.removeprefix("_").replace("_", " "), [tick[name] for tick in ticks])
+    for planning, when in ((False, "no plan"), (True, "a plan")):
+        times = [tick["callback to publish"] for tick in ticks if tick["planning"] is planning]
+        row(f"  callback to publish while {when} is made", times)
     rows = [(sent, came) for sent, came in json.loads(arm_file.read_text()) if came]
     row("state to command, over DDS and back", [1e3 * (came - sent) for sent, came in rows[10:]])
 
@@ -198,7 +201,7 @@ def measure(features: list[str], space: str, rate_hz: float, seconds: float, fol
 def row(name: str, values: list[float]) -> None:
     """Print a line of the table."""
     tail = np.percentile(values, 99)
-    print(f"{name:<38}{np.median(values):>9.2f}{tail:>9.2f}{max(values):>9.2f}")
+    print(f"{name:<44}{np.median(values):>9.2f}{tail:>9.2f}{max(values):>9.2f}")
 
 
 def main() -> None:
@@ -206,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--domain", type=int, default=92, help="ROS domain")
+    parser.add_argument("--switch-interval", type=float, default=0.005, help="Python's, in s")
     parser.add_argument("--cameras", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--arm", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rate", type=float, default=30.0, help=argparse.SUPPRESS)
@@ -216,6 +220,7 @@ def main() -> None:
         run_arm(options.rate, options.arm)
     else:
         os.environ.update(environment(), ROS_DOMAIN_ID=str(options.domain), HF_HUB_OFFLINE="1")
+        sys.setswitchinterval(options.switch_interval)
         print(f"{os.cpu_count()} cores, load of the last minute {os.getloadavg()[0]:.1f}")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -92,7 +92,7 @@ def test_a_plan_is_begun_as_early_as_the_slowest_of_late_took(base, config):
     loop = Loop(base, config, Planning(delay_ms=150.0), lockstep=False)
     loop.start()
     loop.wait()
-    assert min(loop.worker.durations_ms) >= 150.0
+    assert float(loop.worker.status()["plan_ms"]) >= 150.0
     lead = loop.policy.player.lead
     assert lead >= 5 + SPARE_STEPS
     loop.tick = base.chunk_size - lead - 1

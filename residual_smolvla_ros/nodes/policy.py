@@ -328,6 +328,7 @@ class PolicyNode(PipelineNode):
         """Report what the next command waits for, and how old the images are."""
         values = {"weights_version": str(self._policy.version), "active": str(self._active)}
         values["driver"] = "person" if self._person.drives else "policy"
+        values |= self._planner.status()
         oldest = self._images.oldest_stamp()
         if oldest is not None and not self._lockstep:
             age = self.get_clock().now().nanoseconds - oldest

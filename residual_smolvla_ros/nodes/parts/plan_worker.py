@@ -118,7 +118,11 @@ class PlanWorker:
             told["plan"]["left"] = left
         return told
 
-    @property
-    def durations_ms(self) -> list[float]:
-        """How long the last plans took beside the control loop."""
-        return [1e3 * duration for duration in self._durations]
+    def status(self) -> dict[str, str]:
+        """Return how long the last plans took beside the control loop, for /diagnostics."""
+        if not self._durations:
+            return {}
+        return {
+            "plan_ms": f"{1e3 * max(self._durations):.0f}",
+            "plan_lead_steps": str(self._policy.player.lead),
+        }
