@@ -1,7 +1,9 @@
 """The pipeline as a launch description: what `launch/*.launch.py` start."""
 
 import sys
+from pathlib import Path
 
+from ament_index_python.packages import get_packages_with_prefixes
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction, Shutdown
@@ -9,8 +11,9 @@ from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from residual_smolvla_ros import arguments, pipeline
+from residual_smolvla_ros import arguments, pipeline, viewing
 from residual_smolvla_ros.recording.checks import command as replay
+from residual_smolvla_ros.robots.urdf import so101_urdf
 
 # launch keeps these beside the user's arguments.
 _OF_LAUNCH = {
@@ -36,6 +39,11 @@ def describe(mode: str) -> LaunchDescription:
 def describe_replay() -> LaunchDescription:
     """Return the launch description of a bag that is played, or checked."""
     return _describe(replay.ARGUMENTS, _replay)
+
+
+def describe_view() -> LaunchDescription:
+    """Return the launch description of what a running session is looked at with."""
+    return _describe(viewing.ARGUMENTS, _view)
 
 
 def _describe(wanted, start, *further) -> LaunchDescription:
@@ -77,6 +85,35 @@ def _replay(context: LaunchContext, given: dict[str, str]) -> list[Action]:
         return [ExecuteProcess(cmd=command, emulate_tty=True, **common)]
     parameters = {name: _typed(value) for name, value in replay.node_parameters(values).items()}
     return [Node(package=pipeline.PACKAGE, executable="replay", parameters=[parameters], **common)]
+
+
+def _view(context: LaunchContext, given: dict[str, str]) -> list[Action]:
+    values = arguments.parse_values(viewing.ARGUMENTS, given)
+    viewing.check_packages(viewing.wanted_packages(values), get_packages_with_prefixes())
+    urdf = Path(values["urdf"]).expanduser() if values["urdf"] else so101_urdf()
+    folder = pipeline.share_directory() / "config"
+    sim_time = {"use_sim_time": values["use_sim_time"]}
+
+    def node(package: str, executable: str, *parameters, **settings) -> Node:
+        return Node(package=package, executable=executable, parameters=[sim_time, *parameters],
+                    additional_env=pipeline.environment(), output="screen", **settings)  # fmt: skip
+
+    description = ParameterValue(viewing.robot_description(urdf), value_type=str)
+    robot = {"robot_description": description}
+    nodes = [node("robot_state_publisher", "robot_state_publisher", robot)]
+    if values["rviz"]:
+        file = str(folder / "pipeline.rviz")
+        nodes.append(node("rviz2", "rviz2", arguments=["-d", file]))
+    if values["foxglove"]:
+        assets = [viewing.PACKAGE_FILES, viewing.MESH_FILES]
+        # Stays on this machine, as the nodes do.
+        bridge = {"address": "127.0.0.1", "asset_uri_allowlist": assets}
+        nodes.append(node("foxglove_bridge", "foxglove_bridge", bridge))
+    if values["monitor"]:
+        groups = str(folder / "diagnostic_aggregator.yaml")
+        nodes.append(node("diagnostic_aggregator", "aggregator_node", groups))
+        nodes.append(node("rqt_robot_monitor", "rqt_robot_monitor"))
+    return nodes
 
 
 def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from residual_smolvla_ros import arguments, cli
+from residual_smolvla_ros import arguments, cli, viewing
 from residual_smolvla_ros.recording.checks import command as replay
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +29,8 @@ OTHER_ROS2 = {
     ("bag", "info"), ("bag", "play"), ("bag", "record"), ("bag", "reindex"), ("node", "list"),
     ("param", "describe"), ("param", "dump"), ("topic", "list"),
 }  # fmt: skip
+# Of ROS 2 itself, for a robot that it drives.
+OTHER_PACKAGES = {"controller_manager"}
 OURS = r"(?:\.venv/bin/|PYTHONPATH=|ros2 |make |cp |lerobot-|residual-smolvla )"
 HEADS = rf"(?:{OURS}|(?:{'|'.join(sorted(ELSEWHERE))}) )"
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
@@ -151,10 +153,14 @@ def check_ros2(words: list[str]) -> None:
         package, file, *given = rest
         assert package == "residual_smolvla_ros"
         assert (ROOT / "launch" / file).is_file()
-        if given not in (["--show-args"], ["..."]):
+        if file == f"{viewing.VIEW}.launch.py":
+            arguments.parse_values(viewing.ARGUMENTS, cli._parse(given))
+        elif given not in (["--show-args"], ["..."]):
             check_residual_smolvla([file.removesuffix(".launch.py"), *given])
     elif kind == "run":
         package, node, *given = rest
+        if package in OTHER_PACKAGES:
+            return
         assert package == "residual_smolvla_ros"
         names = parameters(node)
         used = [word.partition(":=")[0] for word in given if ":=" in word]

@@ -82,6 +82,7 @@ LAYERS = {
     "planning.py": {"errors"},
     "session_outline.py": {"arguments"},
     "node_choice.py": {"arguments"},
+    "viewing.py": {"arguments"},
     "pipeline.py": {
         "arguments",
         "config_file",
