@@ -63,8 +63,10 @@ class FrozenSmolVLA(FrozenPolicy):
         try:
             self.plan(images, np.zeros(self.state_size), "", self.make_noise(0))
         except RuntimeError as error:  # of torch, which finds no compiler or no memory
-            found = " ".join(str(error).split())[:300]
-            raise ConfigError(f"compile, cuda_graph: expected a plan, found {found}") from None
+            found = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise ConfigError(
+                f"precision, compile, cuda_graph: expected them to work here, found: {found}"
+            ) from None
 
     def _pixels(self, images: np.ndarray) -> torch.Tensor:
         return upload(images, self.device) if self._uploads else super()._pixels(images)
