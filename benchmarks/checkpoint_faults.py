@@ -4,9 +4,9 @@
 
 A run of two versions of a small residual, PPO's state included; the newer one is damaged, one byte
 at a time, and the run is loaded. Right is the older version, or the newer one where its values did
-not change (a blank in state.json). Then it is saved anew with room for so many bytes only, is
-killed at each call to the file system, and meets a disk that is full (as root, in a tmpfs) or read
-only. Any other exception than CheckpointError ends the benchmark.
+not change (the last newline of state.json). Then it is saved anew with room for so many bytes
+only, is killed at each call to the file system, and meets a disk that is full (as root, in a tmpfs)
+or read only. Any other exception than CheckpointError ends the benchmark.
 """
 
 import argparse

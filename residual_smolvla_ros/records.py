@@ -5,12 +5,14 @@ checkpoint can carry no code. `unpack` refuses what does not match the kind's `S
 """
 
 import json
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 from safetensors.numpy import load, save
 
 MAX_HEADER_BYTES = 100_000
+_WHOLE = re.compile("-?[0-9]{1,19}")
 # What a person says of an episode; an empty label is none yet, which is not failure.
 SUCCESS, FAILURE, DISCARD = "success", "failure", "discard"
 LABELS = (SUCCESS, FAILURE, DISCARD)
@@ -35,15 +37,22 @@ class Schema:
     open_tensors: bool = False
 
 
+def _whole(text: str) -> int:
+    # int() takes more: other scripts' digits, and numbers that no stamp and no float can hold.
+    if not _WHOLE.fullmatch(text) or abs(number := int(text)) >= 2**63:
+        raise ValueError(f"expected a whole number of 64 bits, found {text[:40]!r}")
+    return number
+
+
 def _flag(text: str) -> bool:
     if text not in ("0", "1"):
-        raise ValueError(f"expected 0 or 1, found {text!r}")
+        raise ValueError(f"expected 0 or 1, found {text[:40]!r}")
     return text == "1"
 
 
 def _label(text: str) -> str:
     if text not in ("", *LABELS):
-        raise ValueError(f"expected one of {', '.join(LABELS)} or nothing, found {text!r}")
+        raise ValueError(f"expected one of {', '.join(LABELS)} or nothing, found {text[:40]!r}")
     return text
 
 
@@ -55,9 +64,9 @@ def _numbers(text: str) -> dict[str, int]:
     numbers = {}
     for part in _names(text):
         name, separator, number = part.partition("=")
-        if not separator:
-            raise ValueError(f"expected name=number, found {part!r}")
-        numbers[name] = int(number)
+        if not separator or name in numbers:
+            raise ValueError(f"expected name=number, each name once, found {part[:40]!r}")
+        numbers[name] = _whole(number)
     return numbers
 
 
@@ -80,17 +89,17 @@ STEP = Schema(
         "value": (),
     },
     metadata={
-        "stamp": int,
-        "episode": int,
-        "tick": int,
-        "weights_version": int,
+        "stamp": _whole,
+        "episode": _whole,
+        "tick": _whole,
+        "weights_version": _whole,
         "decision": _flag,
         "final": _flag,
         "intervention": _flag,
-        "plan_age_ms": int,
+        "plan_age_ms": _whole,
         "plan_images": _numbers,
         "plan": _numbers,
-        "token_age_ms": int,
+        "token_age_ms": _whole,
         "token_images": _numbers,
     },
 )
@@ -103,8 +112,8 @@ REWARD = Schema(
     "reward",
     tensors={"reward": (), "terms": (None,)},
     metadata={
-        "stamp": int,
-        "next_stamp": int,
+        "stamp": _whole,
+        "next_stamp": _whole,
         "success": _flag,
         "terminated": _flag,
         "label": _label,
@@ -117,7 +126,7 @@ REWARD = Schema(
 SUCCESS_ESTIMATE = Schema(
     "success_estimate",
     tensors={"probability": ()},
-    metadata={"stamp": int, "success": _flag},
+    metadata={"stamp": _whole, "success": _flag},
 )
 
 # environment/state: what only a simulator knows of the state `stamp`; `previous_stamp` is the
@@ -125,7 +134,7 @@ SUCCESS_ESTIMATE = Schema(
 ENVIRONMENT_STATE = Schema(
     "environment_state",
     tensors={"privileged": (None,), "target": (3,), "reward": ()},
-    metadata={"stamp": int, "previous_stamp": int, "success": _flag},
+    metadata={"stamp": _whole, "previous_stamp": _whole, "success": _flag},
 )
 
 # episode/event: `event` is prepare, end, label or validated; `plan` is the EpisodePlan as JSON. An
@@ -136,13 +145,13 @@ EPISODE_EVENT = Schema(
     "episode_event",
     metadata={
         "event": str,
-        "episode": int,
+        "episode": _whole,
         "plan": str,
         "reason": str,
         "success": _flag,
         "label": _label,
-        "last_stamp": int,
-        "steps": int,
+        "last_stamp": _whole,
+        "steps": _whole,
     },
 )
 
@@ -150,7 +159,7 @@ EPISODE_EVENT = Schema(
 # Learner.progress returns, both as JSON. `anytime` ones may be swapped in within an episode.
 WEIGHTS = Schema(
     "weights",
-    metadata={"version": int, "config": str, "progress": str, "anytime": _flag},
+    metadata={"version": _whole, "config": str, "progress": str, "anytime": _flag},
     open_tensors=True,
 )
 

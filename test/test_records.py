@@ -33,7 +33,7 @@ def values_of(schema: Schema) -> tuple[dict, dict]:
         shapes |= {"actor.0.weight": (4, 2), "log_std": (4,)}
     rng = np.random.default_rng(0)
     tensors = {name: np.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
-    samples = {int: 12345678901234567, str: '{"text": "ä"}'}
+    samples = {records._whole: 12345678901234567, str: '{"text": "ä"}'}
     samples |= {records._label: "success", records._names: ("success", "time")}
     samples |= {records._numbers: {"front": 1, "wrist": 12345678901234567}}
     return tensors, {key: samples.get(parse, True) for key, parse in schema.metadata.items()}

@@ -8,7 +8,7 @@ from residual_smolvla_ros.learning.checkpoint import load_checkpoint
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
-from residual_smolvla_ros.records import Record
+from residual_smolvla_ros.records import Record, RecordError
 
 
 def load_residual(policy: ResidualPolicy, path: str | Path) -> None:
@@ -22,9 +22,15 @@ def load_residual(policy: ResidualPolicy, path: str | Path) -> None:
 
 
 def take_weights(policy: ResidualPolicy, record: Record) -> None:
-    """Let a policy act with the weights of a record `weights`."""
-    policy.load_weights(
-        ResidualConfig.from_json(record.metadata["config"]),
-        {name: torch.tensor(value) for name, value in record.tensors.items()},
-        record.metadata["version"],
-    )
+    """Let a policy act with the weights of a record `weights`; raise ValueError if it cannot."""
+    try:
+        policy.load_weights(
+            ResidualConfig.from_json(record.metadata["config"]),
+            {name: torch.tensor(value) for name, value in record.tensors.items()},
+            record.metadata["version"],
+        )
+    except (TypeError, LookupError, AttributeError, RuntimeError) as error:  # of any JSON
+        found = " ".join(str(error).split())[:200]
+        raise RecordError(
+            f"weights record: expected a residual's configuration and its weights, found: {found}"
+        ) from None

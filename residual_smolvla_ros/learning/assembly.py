@@ -129,6 +129,8 @@ class EpisodeAssembler:
             lost = records[stamp].metadata["tick"] != tick or not self._has_partners(stamp)
             if lost or self._rewards[stamp] is None:
                 break
+            if not tick and not records[stamp].metadata["decision"]:
+                break  # nothing was decided that could have led here
             stamps.append(stamp)
         cut = len(stamps) < end.steps
         following = self._following(end, stamps[-1]) if stamps else None

@@ -23,6 +23,7 @@ from residual_smolvla_ros.policy.features import ResidualConfig
 
 FORMAT = 1
 _NETWORK, _TRAINING, _STATE = "residual.safetensors", "training.safetensors", "state.json"
+_ENTRIES = {"format", "residual", "counters", "run", "sha256"}
 # A version, or what it was until one that was saved anew was put in its place.
 _NAME = re.compile(r"(?P<version>[0-9]+)|\.(?P<replaced>[0-9]+)\.old")
 
@@ -133,6 +134,8 @@ def read_checkpoint(path: Path, training: bool) -> ResidualCheckpoint:
             raise CheckpointError(
                 f"residual checkpoint {path}: expected format {FORMAT}, found {state['format']}"
             )
+        if strange := state.keys() - _ENTRIES:  # the sums' own name may be what changed
+            raise ValueError(f"{_STATE} with {', '.join(strange)}")
         return ResidualCheckpoint(
             path=path,
             config=ResidualConfig.from_json(json.dumps(state["residual"])),

@@ -10,10 +10,11 @@ from residual_smolvla_ros.learning.assembly import EpisodeAssembler, EpisodeEnd
 from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.schedule import EpisodePlan
-from residual_smolvla_ros.records import DISCARD, WEIGHTS, Record, pack
+from residual_smolvla_ros.records import DISCARD, WEIGHTS, Record, RecordError, pack
 
-# Records of an episode come on three topics; what is missing when all are silent is lost.
-SILENCE_S = 2.0
+# Records of an episode come on three topics; what is missing when all are silent is lost. Fast DDS
+# tells every 3 s what it has sent: a last record that was dropped on the way comes again then.
+SILENCE_S = 8.0
 
 
 class Intake:
@@ -62,7 +63,17 @@ class Intake:
             self._take_episodes()
 
     def take_step(self, record: Record) -> None:
-        """Take a policy/step."""
+        """Take a policy/step; raise RecordError for one of another residual than is trained."""
+        residual = self._learner.residual
+        for name, size in (
+            ("features", residual.feature_size),
+            ("residual", residual.residual_size),
+            ("command", residual.action_size),
+        ):
+            if record[name].shape != (size,):
+                raise RecordError(
+                    f"step record: expected {name} of {size} values, found {len(record[name])}"
+                )
         self._assembler.add_step(record)
         self._take_episodes()
 

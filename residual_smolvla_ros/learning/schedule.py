@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from residual_smolvla_ros.learning.guard import is_worse
-from residual_smolvla_ros.records import DISCARD
+from residual_smolvla_ros.records import DISCARD, RecordError
 
 HELD_OUT_SEED = 1_000_000
 VALIDATION_SEED = 2_000_000
@@ -71,11 +71,25 @@ class EpisodePlan:
 
     @classmethod
     def from_json(cls, text: str) -> "EpisodePlan":
-        """Read a plan from JSON; raise ValueError if it is not one."""
+        """Read a plan from JSON; raise RecordError if it is not one that can be played."""
         try:
-            return cls(**json.loads(text))
-        except TypeError as error:
-            raise ValueError(f"expected an episode plan, found {text!r}: {error}") from None
+            plan = cls(**json.loads(text))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RecordError(f"expected an episode plan, found {text[:80]!r}: {error}") from None
+        for field_ in dataclasses.fields(plan):
+            value = getattr(plan, field_.name)
+            # A bool is an int to isinstance, and seeds of other sizes are none to numpy.
+            if type(value) is not field_.type or (field_.type is int and abs(value) >= 2**63):
+                raise RecordError(
+                    f"episode plan: expected {field_.name} as {field_.type.__name__}, "
+                    f"found {str(value)[:80]}"
+                )
+        if plan.seed < 0 or plan.max_steps < 1:
+            raise RecordError(
+                "episode plan: expected a seed of 0 or more and max_steps of 1 or more, found "
+                f"{plan.seed} and {plan.max_steps}"
+            )
+        return plan
 
 
 @dataclass(frozen=True)

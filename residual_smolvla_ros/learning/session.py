@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from residual_smolvla_ros.learning.labelling import Labelling
 from residual_smolvla_ros.learning.schedule import EpisodePlan, Outcome, Schedule
 from residual_smolvla_ros.learning.tally import EpisodeTally
-from residual_smolvla_ros.records import DISCARD, FAILURE, SUCCESS, Record
+from residual_smolvla_ros.records import DISCARD, FAILURE, SUCCESS, Record, RecordError
+
+# What a learner tells of its progress, and what it is called in a schedule.
+PROGRESS = {
+    "episodes_per_update": "episodes_per_update",
+    "warmup_updates": "warmup_updates",
+    "episodes": "training_episodes",
+    "env_steps": "env_steps",
+    "rollbacks": "rollbacks",
+    "weights_lag": "weights_lag",
+}
 
 
 @dataclass(frozen=True)
@@ -55,16 +65,15 @@ class Session:
     # -- the life of an episode -------------------------------------------------------------
 
     def take_weights(self, version: int, progress: str) -> bool:
-        """Take note of the learner's version; return whether it is the first one heard of."""
-        first, self.version = self.version is None, version
+        """Take note of the learner's version; return whether it is the first one heard of.
+
+        Raises RecordError, with all as it was, where the progress is not one.
+        """
+        first = self.version is None
         if first:
-            counters = json.loads(progress)
-            self.schedule.episodes_per_update = counters["episodes_per_update"]
-            self.schedule.warmup_updates = counters["warmup_updates"]
-            self.schedule.training_episodes = counters["episodes"]
-            self.schedule.env_steps = counters["env_steps"]
-            self.schedule.rollbacks = counters["rollbacks"]
-            self.schedule.weights_lag = counters["weights_lag"]
+            for name, value in _read_progress(progress).items():
+                setattr(self.schedule, PROGRESS[name], value)
+        self.version = version
         return first
 
     def restore(self, outcomes: list[Outcome], last_episode: int) -> None:
@@ -237,3 +246,17 @@ class Session:
             return False, "no episode/stop to go on from"
         self.paused = False
         return True, "going on"
+
+
+def _read_progress(text: str) -> dict[str, int]:
+    try:
+        values = json.loads(text)
+        counters = {name: values[name] for name in PROGRESS}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        counters = {}
+    whole = [value for value in counters.values() if type(value) is int and 0 <= value < 2**63]
+    if len(whole) < len(PROGRESS) or counters["episodes_per_update"] < 1:
+        raise RecordError(
+            f"weights record: expected progress with {', '.join(PROGRESS)}, found {text[:80]!r}"
+        )
+    return counters

@@ -20,16 +20,23 @@ class EpisodeTally:
         self.steps = self.intervened_steps = self.last_stamp = 0
         self.episode_return = 0.0
         self.terms: dict[str, float] = {}
+        self._stamps: set[int] = set()
         self._last: Record | None = None
 
     def add(self, record: Record, active: bool, intervened: bool = False) -> bool:
-        """Take a reward record; return whether it is one of the episode's, which is `active`."""
+        """Take a reward record; return whether it is one of the episode's, which is `active`.
+
+        One that has been counted already is none.
+        """
+        if active and record.metadata["stamp"] in self._stamps:
+            return False
         if record.metadata["stamp"] != self._following_stamp:
             self._resets += 1
         self._following_stamp = record.metadata["next_stamp"]
         if not active or self._resets == self._ended_resets:
             return False
         self.steps += 1
+        self._stamps.add(record.metadata["stamp"])
         self.intervened_steps += intervened
         self._earn(record, 1)
         self._last, self.last_stamp = record, record.metadata["stamp"]

@@ -17,6 +17,7 @@ from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
 
 from residual_smolvla_ros import records
@@ -35,6 +36,8 @@ LATCHED_QOS = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 CONTROL_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+# Of what is said of messages that are refused: characters, and s between two of a topic.
+MAX_REASON, WARN_EVERY_S = 300, 5.0
 
 
 def image_qos(lockstep: bool) -> QoSProfile:
@@ -132,6 +135,7 @@ class PipelineNode(Node):
         super().__init__(name, **settings)
         self.counts: dict[str, int] = {}
         self.refused = 0
+        self._refused_at: dict[str, float] = {}
         self._last_counts: dict[str, int] = {}
         self._last_refused = 0
         self._last_report = time.monotonic()
@@ -169,18 +173,47 @@ class PipelineNode(Node):
     def record_subscription(
         self, schema: records.Schema, topic: str, callback, qos: QoSProfile = RECORD_QOS
     ):
-        """Call `callback` with each valid record; refuse, count and report the others."""
+        """Call `callback` with each valid record; refuse, count and report the others.
+
+        A record that means nothing to its receiver is refused by a RecordError of `callback`.
+        """
 
         def receive(message: UInt8MultiArray) -> None:
             try:
-                record = records.unpack(schema, message.data)
+                callback(records.unpack(schema, message.data))
             except records.RecordError as error:
-                self.refused += 1
-                self.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=5.0)
-                return
-            callback(record)
+                self.refuse(topic, error)
 
         return self.create_subscription(UInt8MultiArray, topic, receive, qos)
+
+    def matched(self, topic: str, callback):
+        """Return a callback of JointStates whose ConfigError ends the node at first only.
+
+        The robot and the node's joints do not match then. Once they have, a message with other
+        joints is a stranger's: it is refused, counted and reported.
+        """
+        matched = False
+
+        def receive(message: JointState) -> None:
+            nonlocal matched
+            try:
+                callback(message)
+                matched = True
+            except ConfigError as error:
+                if not matched:
+                    raise
+                self.refuse(topic, error)
+
+        return receive
+
+    def refuse(self, topic: str, reason) -> None:
+        """Count a message that is not followed, and say why, not too often for each topic."""
+        self.refused += 1
+        now = time.monotonic()
+        if now - self._refused_at.get(topic, float("-inf")) >= WARN_EVERY_S:
+            self._refused_at[topic] = now
+            # What is in it may be anything, and long.
+            self.get_logger().warning(f"{topic}: {str(reason)[:MAX_REASON]}")
 
     def tally(self, name: str) -> None:
         """Count an event; /diagnostics shows its rate."""

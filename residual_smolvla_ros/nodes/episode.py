@@ -176,7 +176,10 @@ class EpisodeNode(PipelineNode):
 
     def _on_frame(self, message: Image) -> None:
         if self._session.running and self._session.plan.spectator:
-            self._frames.append(from_image_message(message))
+            try:
+                self._frames.append(from_image_message(message))
+            except ValueError as error:  # the clip lacks this one
+                self.refuse("spectator/image_raw", error)
 
     # -- what the session says --------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from residual_smolvla_ros.errors import CheckpointError
 from residual_smolvla_ros.learning.intake import Intake
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.settings import make_learner
@@ -52,7 +53,7 @@ class LearnerNode(PipelineNode):
         shape = read_token_shape(base) if base else None
         self._learner = make_learner(self.parameter, self._joint_names, shape, seed)
         self._run = LearnerRun(
-            Path(output), self._learner, {"base_checkpoint": base}, resume, residual
+            Path(output), self._learner, {"base_checkpoint": base, "seed": seed}, resume, residual
         )
         lockstep = self.parameter("lockstep", True, "whether episodes wait for every update")
         # Off-policy, what older weights did teaches as well: the arm need not wait.
@@ -72,7 +73,8 @@ class LearnerNode(PipelineNode):
         self.record_subscription(STEP, "policy/step", intake.take_step)
         self.record_subscription(REWARD, "reward", intake.take_reward)
         if executed:
-            self.create_subscription(JointState, "executed_command", self._on_executed, RECORD_QOS)
+            take = self.matched("executed_command", self._on_executed)
+            self.create_subscription(JointState, "executed_command", take, RECORD_QOS)
         self.create_service(Trigger, "learner/save", self._on_save)
         self.create_timer(0.25, intake.watch)
         if beside:
@@ -87,8 +89,11 @@ class LearnerNode(PipelineNode):
         self._intake.take_executed(to_nanoseconds(message.header.stamp), command)
 
     def _on_save(self, request: Trigger.Request, response: Trigger.Response):
-        response.message = str(self._run.save())
-        response.success = True
+        try:
+            response.message = str(self._run.save())
+            response.success = True
+        except CheckpointError as error:  # of a full disk: training goes on, and may find room
+            response.message = str(error)
         return response
 
     def status(self):

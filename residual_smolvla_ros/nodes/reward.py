@@ -24,6 +24,7 @@ from residual_smolvla_ros.records import (
     STEP,
     SUCCESS_ESTIMATE,
     Record,
+    RecordError,
 )
 from residual_smolvla_ros.rewards.judge import REDUCE, Judge, Judged, default_terms, make_terms
 from residual_smolvla_ros.rewards.transition import Frame, NotReady, Pose
@@ -75,9 +76,12 @@ class RewardNode(PipelineNode):
         if "joints" in needs:
             # Deep: in lockstep the simulator does not wait for rewards.
             qos = QoSProfile(depth=RECORD_QOS.depth)
-            self.create_subscription(JointState, "joint_states", self._on_state, qos)
+            self.create_subscription(
+                JointState, "joint_states", self.matched("joint_states", self._on_state), qos
+            )
         if "executed" in needs:
-            self.create_subscription(JointState, "executed_command", self._on_executed, RECORD_QOS)
+            take = self.matched("executed_command", self._on_executed)
+            self.create_subscription(JointState, "executed_command", take, RECORD_QOS)
         for topic in self._reward.pose_topics:
             self.create_subscription(PoseStamped, topic, partial(self._on_pose, topic), 1)
         self.record_subscription(SUCCESS_ESTIMATE, "success/estimate", self._judge.take_estimate)
@@ -90,6 +94,11 @@ class RewardNode(PipelineNode):
         self._answer()
 
     def _on_step(self, record: Record) -> None:
+        expected, found = len(self._joint_names), record["command"].shape[0]
+        if found != expected:
+            raise RecordError(
+                f"step record: expected a command of {expected} joints, found {found}"
+            )
         self._judge.join.add_step(record, lerobot_to_rad(record["command"], self._joint_names))
         self._answer()
 

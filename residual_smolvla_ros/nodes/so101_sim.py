@@ -37,6 +37,8 @@ from residual_smolvla_ros.robots.simulation import CAMERAS, RATE_HZ, SimulatedSO
 PERIOD_NS = round(1e9 / RATE_HZ)
 REPEAT_S = 0.05
 SPECTATOR_EVERY = 3
+# Beyond all joints' ranges, and still a number of ticks to LeRobot's conversion.
+FURTHEST_RAD = 100.0
 
 
 class So101SimNode(PipelineNode):
@@ -148,7 +150,7 @@ class So101SimNode(PipelineNode):
             self._refuse(f"expected {len(names)} finite positions, found {positions.tolist()}")
             return None
         order = [message.joint_names.index(name) for name in names]
-        return positions[order]
+        return np.clip(positions[order], -FURTHEST_RAD, FURTHEST_RAD)
 
     def _refuse(self, reason: str) -> None:
         self.refused += 1

@@ -28,8 +28,8 @@ class Shares:
 
     @property
     def total(self) -> float:
-        """The reward: the sum of the shares."""
-        return float(self.values.sum(dtype=np.float64))
+        """The reward: the sum of the shares, as far as a float32 goes."""
+        return float(np.clip(self.values.sum(dtype=np.float64), -_LARGEST, _LARGEST))
 
 
 class Reward:

@@ -57,11 +57,17 @@ class TransitionJoin:
         self._newest: Record | None = None  # the step whose following one is awaited
         self._steps, self._states, self._executed = _Recent(), _Recent(), _Recent()
         self._environments = _Recent()
+        self._seen: set[int] = set()  # states of the simulator since its last reset
         self.incomplete = 0
 
     def add_environment(self, record: Record) -> None:
-        """Take an environment/state record."""
+        """Take an environment/state record; a second one of the same stamp is ignored."""
         stamp, previous = record.metadata["stamp"], record.metadata["previous_stamp"]
+        if not previous:
+            self._seen.clear()
+        elif stamp in self._seen:
+            return
+        self._seen.add(stamp)
         self._environments[stamp] = record
         if not previous:  # the first of an episode ends no step
             self._tick = 0
@@ -70,7 +76,9 @@ class TransitionJoin:
             self._tick += 1
 
     def add_step(self, record: Record, command: np.ndarray) -> None:
-        """Take a policy/step record and its command (joints,) in rad."""
+        """Take a policy/step record and its command (joints,) in rad; a second one is ignored."""
+        if record.metadata["stamp"] in self._steps:
+            return
         self._steps[record.metadata["stamp"]] = (command, record["residual"])
         before, self._newest = self._newest, record
         if self._lockstep or before is None:

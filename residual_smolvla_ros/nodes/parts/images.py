@@ -34,7 +34,10 @@ def from_image_message(message: Image, factor: int = 1) -> np.ndarray:
 
     Of each `factor` rows and columns one is taken.
     """
-    return reduce(_to_pixels(message), factor)
+    pixels = _to_pixels(message)
+    if not pixels.size:
+        raise ValueError("image: expected pixels, found none")
+    return reduce(pixels, factor)
 
 
 def _to_pixels(message: Image) -> np.ndarray:
