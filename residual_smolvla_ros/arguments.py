@@ -140,6 +140,12 @@ ARGUMENTS = (
     Argument("eval_episodes", "200", "held-out episodes of an evaluation", whole_number),
     Argument("output", "", "folder of the run; default: outputs/<mode>-<date>-<time>"),
     Argument("device", "cpu", "torch device of SmolVLA"),
+    Argument(
+        "discovery",
+        "",
+        "who finds the nodes: localhost, subnet, system_default; default: this machine only",
+        choice("", "localhost", "subnet", "system_default"),
+    ),
     Argument("nodes", "", "nodes to start here, as a,b or all but -a,-b; default: all", names),
     Argument("resume", "false", "go on with the run in output", boolean, (FINETUNE,)),
 )

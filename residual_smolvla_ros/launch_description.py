@@ -14,6 +14,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from residual_smolvla_ros import arguments, pipeline, viewing
 from residual_smolvla_ros.recording.checks import command as replay
 from residual_smolvla_ros.robots.urdf import so101_urdf
+from residual_smolvla_ros.security import enclave
 
 # launch keeps these beside the user's arguments.
 _OF_LAUNCH = {
@@ -135,6 +136,7 @@ def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
         namespace="",
         parameters=[*spec.parameter_files, {n: _typed(v) for n, v in spec.parameters.items()}],
         remappings=list(spec.remappings),
+        ros_arguments=["--enclave", enclave(spec.executable)],
         # Not SetEnvironmentVariable: it would reach the other nodes of a launch file around this.
         additional_env=described.environment,
         output="both",

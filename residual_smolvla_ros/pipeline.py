@@ -29,6 +29,7 @@ from residual_smolvla_ros.session_outline import dataset_folder, free_folder, ne
 PACKAGE = "residual_smolvla_ros"
 SIM_RATE_HZ = 30.0
 DATASET_CLOSE_S = 600
+RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         nodes.insert(0, _recorder(mode, values, cameras, output, run, nodes))
     nodes = choose_nodes(nodes, values["nodes"])
     check_commands(values["command_type"], robot_nodes[0].name, nodes)
-    return Pipeline(mode, output, tuple(nodes), environment(), values)
+    return Pipeline(mode, output, tuple(nodes), environment(discovery=values["discovery"]), values)
 
 
 def _beside(values: dict, teleop: dict, robot: str, cameras, output: Path, files) -> list[NodeSpec]:
@@ -331,16 +332,17 @@ def replay_environment() -> dict[str, str]:
     return environment("fastdds_replay.xml")
 
 
-def environment(profile_file: str = "fastdds.xml") -> dict[str, str]:
-    """Return what the nodes need in their environment; a user's own choice stands."""
+def environment(profile_file: str = "fastdds.xml", discovery: str = "") -> dict[str, str]:
+    """Return what the nodes need in their environment; `discovery` alone wins over a user's."""
     profile = share_directory() / "config" / profile_file
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
         # Stays on this machine unless its user opens it.
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        RANGE: "LOCALHOST",
         "MUJOCO_GL": "osmesa",
         # The nodes run side by side: more threads each only get into each other's way.
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+    given = os.environ | ({RANGE: discovery.upper()} if discovery else {})
+    return {name: given.get(name, value) for name, value in defaults.items()}

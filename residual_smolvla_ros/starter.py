@@ -13,6 +13,7 @@ import honcho.manager
 import honcho.process
 
 from residual_smolvla_ros.pipeline import NodeSpec, Pipeline
+from residual_smolvla_ros.security import enclave
 
 LAST_WORDS = 12
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -97,7 +98,8 @@ def command(node: NodeSpec, parameter_file: Path) -> list[str]:
     remappings = [("__node", node.name), *node.remappings]
     remaps = [part for old, new in remappings for part in ("-r", f"{old}:={new}")]
     arguments = [part for file in files for part in ("--params-file", file)]
-    return [sys.executable, "-m", node.module, "--ros-args", *arguments, *remaps]
+    secured = ["--enclave", enclave(node.executable)]
+    return [sys.executable, "-m", node.module, "--ros-args", *secured, *arguments, *remaps]
 
 
 def run(pipeline: Pipeline, show=print) -> int:

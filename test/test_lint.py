@@ -80,6 +80,7 @@ LAYERS = {
     "config_file.py": {"errors"},
     "image_period.py": {"config_file", "planning", "errors"},
     "planning.py": {"errors"},
+    "security.py": set(),
     "session_outline.py": {"arguments"},
     "node_choice.py": {"arguments"},
     "viewing.py": {"arguments"},
@@ -159,6 +160,27 @@ def test_nothing_that_runs_code_from_data_is_used():
         if used:
             found[shown(file)] = used
     assert not found
+
+
+SHELLS = {"system", "popen", "getoutput", "getstatusoutput", "create_subprocess_shell"}
+
+
+def test_nothing_runs_a_shell():
+    """A parameter, a topic's name or a folder would become a command: programs get lists."""
+    found = {}
+    for file in (f for f in tracked_files() if f.suffix == ".py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(call, ast.Call):
+                continue
+            name = ast.unparse(call.func).rpartition(".")[2]
+            shells = [k for k in call.keywords if k.arg == "shell" and not is_false(k.value)]
+            if name in SHELLS or shells:
+                found[shown(file)] = ast.unparse(call)
+    assert not found
+
+
+def is_false(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is False
 
 
 # Put together here, so that this file is not found by its own search.

@@ -66,3 +66,12 @@ def test_a_name_that_the_source_does_not_tell_is_an_error(page, tmp_path):
     call = ast.parse("self.create_publisher(Image, f'{unknown}/x', 1)").body[0].value
     with pytest.raises(LookupError, match="expected a name that the source tells"):
         reader._topics(call.args[1])
+
+
+def test_a_call_that_makes_a_topic_and_is_not_known_is_an_error(page, monkeypatch):
+    """What a new kind of subscription hears went from the page, and from the SROS 2 policy."""
+    import interfaces
+
+    monkeypatch.delitem(interfaces.CALLS, "record_subscription")
+    with pytest.raises(LookupError, match="found record_subscription: add it"):
+        interfaces._read("reward")

@@ -7,7 +7,6 @@ forward_command_controller/src/forward_controllers_base.cpp, JSB for
 joint_state_broadcaster/src/joint_state_broadcaster.cpp.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -103,13 +102,13 @@ def make(tmp_path):
     """Return a function that makes the commands of a node with parameters."""
     nodes = []
 
-    def publisher(period_ns=PERIOD_NS, **values):
+    def publisher(period_ns=PERIOD_NS, real_time=False, **values):
         file = tmp_path / "parameters.yaml"
-        file.write_text(json.dumps({"/**": {"ros__parameters": values}}))
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
         rclpy.init(args=["--ros-args", "--params-file", str(file)], domain_id=DOMAIN)
         nodes.append(PipelineNode("policy"))
         names = JointNames(nodes[-1], JOINT_NAMES).on_topics
-        return CommandPublisher(nodes[-1], names, period_ns)
+        return CommandPublisher(nodes[-1], names, period_ns, real_time)
 
     publisher.nodes = nodes
     yield publisher
@@ -125,6 +124,29 @@ def test_a_trajectory_controller_follows_our_command_until_its_step_is_over(make
     # Stale commands are dropped, and the arm holds: as so101_bridge has it.
     late = accepted_by_trajectory_controller(command, now=STATE_AT + PERIOD_NS + 1)
     assert late == "ends in the past"
+
+
+def test_a_command_may_have_longer_than_a_control_period(make):
+    """On a loaded machine two of three commands took more than the 33 ms, and were dropped."""
+    command = make(command_time_s=0.1).publish(to_stamp(STATE_AT), POSITIONS)
+    assert accepted_by_trajectory_controller(command, now=STATE_AT + 99_000_000) == ""
+    late = accepted_by_trajectory_controller(command, now=STATE_AT + 101_000_000)
+    assert late == "ends in the past"
+
+
+def test_late_commands_are_counted_where_time_is_that_of_the_wall(make):
+    commands = make(real_time=True)
+    (node,) = make.nodes
+    now = node.get_clock().now().nanoseconds
+    for age in (0, 2 * PERIOD_NS, 3600 * 10**9):  # the last is of another clock
+        commands.publish(to_stamp(now - age), POSITIONS)
+    assert node.counts == {"late_commands": 1}
+
+
+@pytest.mark.parametrize("seconds", [-0.1, 1.5, math.nan])
+def test_a_time_that_no_command_may_have_is_refused(make, seconds):
+    with pytest.raises(ConfigError, match="command_time_s: expected 0 to 1"):
+        make(command_time_s=seconds)
 
 
 def test_the_commands_time_is_that_of_the_state_whatever_clock_it_is_of(make):

@@ -27,6 +27,7 @@ from residual_smolvla_ros.nodes.common import (
     main as run,
 )
 from residual_smolvla_ros.nodes.parts.images import from_image_message
+from residual_smolvla_ros.nodes.parts.other_pipelines import OtherPipelines
 from residual_smolvla_ros.nodes.parts.scene_reset import SceneReset
 from residual_smolvla_ros.records import EPISODE_EVENT, LABELS, REWARD, WEIGHTS, Record, pack
 from residual_smolvla_ros.reporting.report import write_report
@@ -56,6 +57,7 @@ class EpisodeNode(PipelineNode):
         if not output:
             raise ValueError("output: expected the folder of the run, found none")
         self._output = Path(output)
+        self._others = OtherPipelines(self, output)
         self._resume = self.parameter("resume", False, "go on with the run in output")
         self._trains = self.parameter("train", True, "train between the evaluations")
         base = self.parameter("base_checkpoint", "", "the base, for the report")
@@ -129,7 +131,9 @@ class EpisodeNode(PipelineNode):
 
     def _go_on(self) -> None:
         """Prepare the next episode as soon as all that it needs is there."""
+        self._others.look()
         if not self._missing():
+            self._others.settle()
             try:
                 if self._session.prepare():
                     self._reset.ask()
@@ -147,7 +151,7 @@ class EpisodeNode(PipelineNode):
         if not self._hears_policy:
             # Else a takeover in the first moments goes unnoticed: discovery takes up to seconds.
             return "the node policy (intervention/active)"
-        return ""
+        return self._others.awaited
 
     def _on_scene_set(self) -> None:
         self._frames = []
@@ -203,7 +207,8 @@ class EpisodeNode(PipelineNode):
 
     def _publish_state(self) -> None:
         state = self._describe_state()
-        if state != self._state:
+        # Nothing is said into the graph of another pipeline.
+        if state != self._state and not self._others.is_looking:
             self._state = state
             self._states.publish(String(data=state))
 

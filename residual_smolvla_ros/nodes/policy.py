@@ -93,7 +93,7 @@ class PolicyNode(PipelineNode):
         self._answer: Command | None = None
 
         self._topic_names = names = JointNames(self, self._joint_names).on_topics
-        self._commands = CommandPublisher(self, names, self._period_ns)
+        self._commands = CommandPublisher(self, names, self._period_ns, not self._lockstep)
         self._steps = self.record_publisher("policy/step")
         self._views = PolicyViews(self, names)
         self._person = Intervention(self, names, self._why_no_takeover)

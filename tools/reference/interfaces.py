@@ -15,16 +15,16 @@ ROOT = Path(__file__).resolve().parents[2]
 NODES = ROOT / "residual_smolvla_ros" / "nodes"
 PARTS = "residual_smolvla_ros.nodes.parts"
 NOT_NODES = {"__init__", "common", "call"}
-# Calls of a node by what they make, with the places of type and name among their arguments.
+RECORD_TYPE = "std_msgs/UInt8MultiArray"
+# Calls of a node by what they make, with the type or its place, and the place of the name.
 CALLS = {
     "create_publisher": ("publishes", 0, 1),
     "create_subscription": ("hears", 0, 1),
-    "record_publisher": ("publishes", None, 0),
-    "record_subscription": ("hears", None, 1),
+    "record_publisher": ("publishes", RECORD_TYPE, 0),
+    "record_subscription": ("hears", RECORD_TYPE, 1),
     "create_service": ("offers", 0, 1),
     "create_client": ("calls", 0, 1),
 }
-RECORD_TYPE = "std_msgs/UInt8MultiArray"
 IMAGES = "sensor_msgs/Image or CompressedImage"
 # Names that are computed, by file and source text.
 COMPUTED = {
@@ -130,10 +130,16 @@ class _Reader:
                 prefix = self._value(call.args[0])
                 self._node.parameters[f"{prefix}.*"] = (None, GROUPS[prefix])
             elif call.func.attr in CALLS:
-                kind, type_place, name_place = CALLS[call.func.attr]
-                type_name = RECORD_TYPE if type_place is None else self._type(call.args[type_place])
+                kind, of, name_place = CALLS[call.func.attr]
+                type_name = of if isinstance(of, str) else self._type(call.args[of])
                 for name in self._topics(call.args[name_place]):
                     getattr(self._node, kind)[name] = type_name
+            elif re.fullmatch(r"(?!destroy|wait|_)\w+_(publisher|subscription|service|client)",
+                              call.func.attr):  # fmt: skip
+                raise LookupError(
+                    f"{self._file}.py:{call.lineno}: expected one of {', '.join(CALLS)}, found "
+                    f"{call.func.attr}: add it to {__file__}"
+                )
 
     def _parameter(self, call: ast.Call) -> None:
         name, *rest = call.args
