@@ -96,6 +96,22 @@ def test_real_time_chunking_guides_it_as_it_guides_lerobots(lerobots, fast):
     np.testing.assert_allclose(plan(fast, 1, request=request), guided, atol=1e-5)
 
 
+def test_a_guided_step_is_of_the_shape_of_a_free_one(fast, monkeypatch):
+    """A stride of LeRobot's own had all compiled anew, in the middle of an episode."""
+    sampler = fast._policy.model.sample_actions
+    seen = []
+
+    def velocity(now, prefix, step=sampler._velocity):
+        tensors = (*now, *prefix)
+        seen.append([(x.shape, x.stride(), x.dtype) for x in tensors] + [torch.is_grad_enabled()])
+        return step(now, prefix)
+
+    monkeypatch.setattr(sampler, "_velocity", velocity)
+    plan(fast, request=make_request(plan(fast)))
+    assert len(seen) == 2 * fast.config.num_steps
+    assert all(one == seen[0] for one in seen)
+
+
 def test_several_robots_are_planned_for_as_one_is(lerobots, fast):
     images, noise = [observe(0), observe(1)], torch.cat([fast.make_noise(s) for s in (0, 1)])
     chunks = fast.plan_batch(images, np.stack([STATE, STATE]), TASK, noise)

@@ -136,11 +136,13 @@ class Sampler:
 
     def _guided(self, noise, prefix, guidance) -> torch.Tensor:
         """Let LeRobot's real-time chunking guide the steps; its guidance is not captured."""
+        times = iter(self._times)
 
-        def velocity(x, time):
-            # It turns gradients on around the step, and asks for none through it.
+        def velocity(x, _time):
+            # LeRobot's time has other strides, for which all would be compiled anew. It turns
+            # gradients on around the step, and asks for none through it.
             with torch.no_grad():
-                return self._velocity((x, time), prefix)
+                return self._velocity((x, next(times)), prefix)
 
         return euler_integrate(
             velocity,
