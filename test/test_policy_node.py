@@ -4,6 +4,7 @@ import json
 
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
@@ -54,3 +55,28 @@ def test_joint_names_that_the_robot_lacks_are_refused_beside_those_that_it_has(m
     with pytest.raises(ConfigError) as caught:
         node._on_joint_states(state)
     assert f"expected joints {names}, found {list(JOINT_NAMES)}" in str(caught.value)
+
+
+def test_an_episode_without_commands_is_a_warning_from_its_second_report_on(make_node):
+    """In real time; a monitor showed a node that had stopped to answer as OK."""
+    node = make_node(lockstep=False)
+    assert node.status()[0] == DiagnosticStatus.OK
+    node._on_active(Bool(data=True))
+    assert [node.status()[0] for _ in range(2)] == [DiagnosticStatus.OK, DiagnosticStatus.WARN]
+    node.tally("commands")
+    assert node.status()[0] == DiagnosticStatus.OK
+
+
+def test_refused_messages_are_a_warning_in_the_report_that_follows_them(make_node, monkeypatch):
+    node, reports = make_node(), []
+    monkeypatch.setattr(node._diagnostics, "publish", lambda array: reports.extend(array.status))
+    for refused in (2, 2, 3):
+        node.refused = refused
+        node._report()
+    assert [report.level for report in reports] == [
+        DiagnosticStatus.WARN,
+        DiagnosticStatus.OK,
+        DiagnosticStatus.WARN,
+    ]
+    assert reports[0].message.endswith("2 messages refused")
+    assert reports[0].hardware_id == "residual_smolvla_ros"
