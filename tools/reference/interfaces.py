@@ -192,6 +192,22 @@ def _loops(node: Interface) -> None:
                 node.parameters |= ast.literal_eval(statement.value)
     if node.name == "learner":
         node.parameters |= _learner()
+    if node.name == "policy":
+        node.parameters |= _planning()
+
+
+def _planning() -> dict[str, tuple[object, str]]:
+    """Return what `make_planning` asks for."""
+    from residual_smolvla_ros.planning import make_planning
+
+    asked = {}
+
+    def parameter(name, default, meaning):
+        asked[name] = (default, meaning)
+        return default
+
+    make_planning(parameter)
+    return asked
 
 
 def _learner() -> dict[str, tuple[object, str]]:
