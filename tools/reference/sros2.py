@@ -30,7 +30,7 @@ OFFERED_BY_ALL = (
 )
 # What stands for several names in docs/reference.md. DDS compares as a shell does: * is any text.
 SEVERAL = {
-    "<topic of a session>": [name for name, _ in RECORDED]
+    "<topic of a session>": [name for name, _ in RECORDED if name != "session"]  # its own
     + ["*/image_raw", "*/image_raw/compressed"],
     "<topic of a term>": [],  # the user's own: docs/security.md
 }
