@@ -43,7 +43,7 @@ from residual_smolvla_ros.reporting.table import format_table
 TURN_S = 0.02
 STALL_S = 30.0
 # A node's publisher is there once it has loaded what it needs.
-NEEDED_TOPICS = {"joint_trajectory": "policy", "reward": "reward"}
+NEEDED_TOPICS = {"policy/step": "policy", "reward": "reward"}
 # The recorder describes the session once it hears all that it is to record.
 RECORDER_TOPICS = {"session": "recorder"}
 
