@@ -11,10 +11,13 @@ from std_msgs.msg import Bool
 from residual_smolvla_ros import pipeline
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.learning.acting import check_weights
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes import policy
 from residual_smolvla_ros.nodes.common import to_stamp
-from residual_smolvla_ros.records import EPISODE_EVENT, pack, unpack
+from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
+from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.records import EPISODE_EVENT, WEIGHTS, RecordError, pack, unpack
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
 DOMAIN = 29
@@ -80,3 +83,32 @@ def test_refused_messages_are_a_warning_in_the_report_that_follows_them(make_nod
     ]
     assert reports[0].message.endswith("2 messages refused")
     assert reports[0].hardware_id == "residual_smolvla_ros"
+
+
+def state_of(names, stamp: int) -> JointState:
+    state = JointState(name=names, position=[0.0] * len(names))
+    state.header.stamp = to_stamp(stamp)
+    return state
+
+
+def test_a_strangers_joints_are_refused_once_the_robot_has_been_answered(make_node):
+    """They ended the node in the middle of an episode."""
+    node = make_node()
+    node._answered = 1
+    assert node._read_joints(state_of(["a", "b"], 5)) is None
+    assert node.refused == 1
+    assert node._read_joints(state_of(list(JOINT_NAMES), 6))["position"].shape == (6,)
+
+
+@pytest.mark.parametrize("change", [{}, {"hidden_sizes": [20_000, 20_000]}, {"hidden_sizes": "x"}])
+def test_weights_that_are_none_are_refused_where_they_come_in(change):
+    """They ended the node at the next episode, or had it build a network of gigabytes."""
+    config = ResidualConfig.from_names(["state"], 6, hidden_sizes=(8,))
+    weights = {n: v.numpy() for n, v in ResidualActorCritic(config).state_dict().items()}
+    text = json.dumps(json.loads(config.to_json()) | change)
+    tensors = weights if change else dict(list(weights.items())[1:])
+    told = {"version": 1, "progress": "{}", "anytime": False}
+    with pytest.raises(RecordError, match="expected a residual's configuration and its weights"):
+        check_weights(unpack(WEIGHTS, pack(WEIGHTS, tensors, config=text, **told)))
+    whole = unpack(WEIGHTS, pack(WEIGHTS, weights, config=config.to_json(), **told))
+    assert check_weights(whole) == config

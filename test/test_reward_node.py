@@ -184,4 +184,6 @@ def test_a_robot_of_other_joints_ends_the_node_with_one_line(tmp_path):
         robot.close()
     (line,) = process.communicate()[0].splitlines()
     assert process.returncode == 1
-    assert line == f"reward: error: joint_states: expected joints {names}, found {list(JOINT_NAMES)}"
+    assert (
+        line == f"reward: error: joint_states: expected joints {names}, found {list(JOINT_NAMES)}"
+    )

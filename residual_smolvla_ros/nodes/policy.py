@@ -6,7 +6,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 
-from residual_smolvla_ros.learning.acting import load_residual, take_weights
+from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.learning.acting import check_weights, load_residual, take_weights
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
@@ -111,6 +112,7 @@ class PolicyNode(PipelineNode):
         )
 
     def _on_weights(self, record: Record) -> None:
+        check_weights(record)
         self._new_weights = record
         self._try_tick()
 
@@ -212,15 +214,15 @@ class PolicyNode(PipelineNode):
         return True
 
     def _read_joints(self, message: JointState) -> dict[str, np.ndarray] | None:
-        joints = read_joints(message, self._topic_names)
+        try:
+            joints = read_joints(message, self._topic_names)
+        except ConfigError as error:
+            if not self._answered:  # the robot has other joints; later it is a stranger's message
+                raise
+            return self.refuse("joint_states", error)
         for name, values in joints.items():
             if not np.isfinite(values).all():
-                self.refused += 1
-                self.get_logger().error(
-                    f"joint_states: expected finite {name}, found {values.tolist()}",
-                    throttle_duration_sec=5.0,
-                )
-                return None
+                return self.refuse("joint_states", f"expected finite {name}, found {values}")
         return joints
 
     def _look(self, stamp: int, state: np.ndarray) -> bool:
@@ -244,8 +246,7 @@ class PolicyNode(PipelineNode):
                 self._vision.see(seen.pixels(), seen.stamps, stamp)
                 self.tally("tokens")
         except ValueError as error:  # a broken image: the next will do
-            self.refused += 1
-            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            self.refuse("images", error)
             return False
         if not led and self._policy.needs_plan:
             self._waiting_for = "a plan"
