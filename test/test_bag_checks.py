@@ -10,7 +10,7 @@ from test_rollout_assembly import make_reward, make_step, stamp_of
 from residual_smolvla_ros import cli
 from residual_smolvla_ros.errors import BagError
 from residual_smolvla_ros.learning.checkpoint import save_checkpoint
-from residual_smolvla_ros.learning.intake import Intake
+from residual_smolvla_ros.learning.intake import SILENCE_S, Intake
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.schedule import VALIDATION, EpisodePlan
 from residual_smolvla_ros.learning.settings import make_learner
@@ -96,7 +96,7 @@ def learner_session(folder, **changes) -> list[Message]:
         end = event("end", episode, 4)
         add("episode/event", end)
         intake.take_event(unpack(EPISODE_EVENT, end))
-        now[0] += 3.0  # longer than a record may take
+        now[0] += SILENCE_S + 1.0  # longer than a record may take
         intake.watch()
         if episode in (1, 3):
             verdict = event("validated", episode, 4, good=episode == 1, phase=VALIDATION)
