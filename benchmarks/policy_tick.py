@@ -2,10 +2,10 @@
 
     python benchmarks/policy_tick.py --seconds 60
 
-The node runs with a SmolVLA of three cameras at 512 px (few and random weights) whose plans are
-given 370 ms; other processes publish three 640x480 streams at 30 Hz, and states at the control
-rate, and take the commands. First with what a real arm's residual sees at 30 Hz, then with a
-residual that sees the joints alone at 100 Hz.
+The node runs with a SmolVLA of three cameras at 512 px (few and random weights); other processes
+publish three 640x480 streams at 30 Hz, and states at the control rate, and take the commands.
+First with what a real arm's residual sees at 30 Hz and plans of 370 ms, then with a residual that
+sees the joints alone at 100 Hz, with plans as fast as they are.
 """
 
 import argparse
@@ -49,7 +49,8 @@ from residual_smolvla_ros.robots.units import JOINT_NAMES
 
 REAL_ARM = ["state", "base_action", "planned_tcp", "chunk_position", "episode_time"]
 CAMERA_HZ = 30.0
-DELAY_MS = 370.0
+# Features, action space, control rate and what a plan takes at least.
+CASES = ((REAL_ARM, "gripper", 30.0, 370.0), (["state"], "joint", 100.0, 0.0))
 # From the state's callback on; the command is published at the end of the fourth.
 PARTS = ("_read_joints", "_look", "_step", "_publish_command", "_publish_step", "_look_ahead")
 
@@ -142,8 +143,9 @@ def run_arm(rate_hz: float, file: Path) -> None:
     file.write_text(json.dumps([[at, came.get(stamp)] for stamp, at in sent.items()]))
 
 
-def measure(features: list[str], space: str, rate_hz: float, seconds: float, folder: Path) -> None:
+def measure(case: tuple, seconds: float, folder: Path) -> None:
     """Run the node for a time and print its ticks."""
+    features, space, rate_hz, delay_ms = case
     size = {"action_space": space, "hold_steps": 5 if space == "gripper" else 1}
     config = ResidualConfig.from_names(features, len(JOINT_NAMES), **size)
     weights = ResidualActorCritic(config).state_dict()
@@ -155,7 +157,7 @@ def measure(features: list[str], space: str, rate_hz: float, seconds: float, fol
         "cameras": list(CAMERAS),
         "lockstep": False,
         "rate_hz": rate_hz,
-        "plan_delay_ms": DELAY_MS,
+        "plan_delay_ms": delay_ms,
     }
     file = folder / "policy.yaml"
     file.write_text(json.dumps({"/**": {"ros__parameters": parameters}}))
@@ -225,11 +227,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_checkpoint(folder / "base")
-            for number, (features, space, rate_hz) in enumerate(
-                [(REAL_ARM, "gripper", 30.0), (["state"], "joint", 100.0)]
-            ):
+            for number, case in enumerate(CASES):
                 (folder / str(number)).mkdir()
-                measure(features, space, rate_hz, options.seconds, folder / str(number))
+                measure(case, options.seconds, folder / str(number))
 
 
 if __name__ == "__main__":
