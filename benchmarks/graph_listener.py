@@ -5,13 +5,12 @@ import time
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
 from residual_smolvla_ros.nodes.common import CONTROL_QOS, RECORD_QOS, to_nanoseconds
 from residual_smolvla_ros.records import STEP, unpack
-
-PERIOD_NS = 1e9 / 30.0
 
 
 class Listener:
@@ -22,10 +21,15 @@ class Listener:
         self._node = Node("control_loop_listener")
         self._arrived: dict[int, int] = {}  # by the stamp of the state that it answers, ns
         self._steps: dict[int, dict[int, float]] = {}  # age of the plan in ms by episode and stamp
+        self._states: set[int] = set()  # stamps
+        self._node.create_subscription(JointState, "joint_states", self._on_state, CONTROL_QOS)
         self._node.create_subscription(
             JointTrajectory, "joint_trajectory", self._on_command, CONTROL_QOS
         )
         self._node.create_subscription(UInt8MultiArray, "policy/step", self._on_step, RECORD_QOS)
+
+    def _on_state(self, message: JointState) -> None:
+        self._states.add(to_nanoseconds(message.header.stamp))
 
     def _on_command(self, message: JointTrajectory) -> None:
         self._arrived.setdefault(to_nanoseconds(message.header.stamp), time.time_ns())
@@ -50,11 +54,12 @@ class Listener:
         for episode, solved in success.items():
             ages = self._steps[episode]
             stamps = sorted(ages)
-            ticks = 1 + round((stamps[-1] - stamps[0]) / PERIOD_NS)
+            ticks = sum(stamps[0] <= stamp <= stamps[-1] for stamp in self._states | set(stamps))
             accounts.append(
                 {
                     "ticks": ticks,
                     "missed": ticks - len(stamps),
+                    "seconds": 1e-9 * (stamps[-1] - stamps[0]) * ticks / max(ticks - 1, 1),
                     "latency_s": [
                         1e-9 * (self._arrived[stamp] - stamp)
                         for stamp in stamps

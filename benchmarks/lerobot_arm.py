@@ -25,6 +25,7 @@ class Episode:
 
     ticks: int = 0
     missed: int = 0  # ticks without a new command
+    seconds: float = 0.0
     latency_s: list[float] = field(default_factory=list)  # from the observation to the command
     plan_age_s: list[float] = field(default_factory=list)  # of the plan that was acted on
     success: bool = False
@@ -64,6 +65,7 @@ def run_arm(pipe, max_ticks: int) -> None:
         if begun and not done:
             episode.ticks += 1
             episode.missed += not fresh
+            episode.seconds += PERIOD_S
             fresh = False
         sim.step(target)
         images = {name: sim.render(name) for name in CAMERAS}

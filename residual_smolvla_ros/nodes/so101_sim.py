@@ -69,6 +69,7 @@ class So101SimNode(PipelineNode):
         self._command: np.ndarray | None = None
         self._awaiting: JointState | None = None
         self._published_at = 0.0
+        self._rests_until = 0.0  # in real time, after a reset
 
         self._states = self.create_publisher(JointState, "joint_states", CONTROL_QOS)
         self._environment = self.record_publisher("environment/state")
@@ -108,7 +109,10 @@ class So101SimNode(PipelineNode):
         self._awaiting = None
         self._previous_stamp = 0
         # Far enough that no state of the last episode can be taken for one of this.
-        self._stamp += 10 * PERIOD_NS
+        if self._lockstep:
+            self._stamp += 10 * PERIOD_NS
+        else:
+            self._rests_until = time.monotonic() + 10 / RATE_HZ
         response.success = True
         response.message = f"seed {self._seed}"
         return response
@@ -166,6 +170,8 @@ class So101SimNode(PipelineNode):
 
     def _tick(self) -> None:
         """Real time: hold the last command, step, publish."""
+        if time.monotonic() < self._rests_until:
+            return
         command = self._command if self._command is not None else self._sim.joint_positions()
         self._sim.step(command)
         self._step += 1
@@ -178,11 +184,8 @@ class So101SimNode(PipelineNode):
         stamp = to_stamp(self._stamp)
         if self._time is not None and self._time.get_subscription_count():
             self._time.publish(Clock(clock=stamp))
-        if self._step % self._camera_period == 0:
-            self._publish_images(stamp)
-        if self._plan and self._plan.spectator and self._step % SPECTATOR_EVERY == 0:
-            pixels = self._sim.render("spectator")
-            self._images["spectator"].publish(to_image_message(pixels, stamp, "spectator"))
+        if self._lockstep:
+            self._look(stamp)
         state = self._sim.state()
         blob = pack(
             ENVIRONMENT_STATE,
@@ -200,6 +203,15 @@ class So101SimNode(PipelineNode):
         self._awaiting = message
         self._states.publish(message)
         self._published_at = time.monotonic()
+        if not self._lockstep:  # a servo does not wait for a camera
+            self._look(stamp)
+
+    def _look(self, stamp) -> None:
+        if self._step % self._camera_period == 0:
+            self._publish_images(stamp)
+        if self._plan and self._plan.spectator and self._step % SPECTATOR_EVERY == 0:
+            pixels = self._sim.render("spectator")
+            self._images["spectator"].publish(to_image_message(pixels, stamp, "spectator"))
 
     def _publish_images(self, stamp) -> None:
         for name, view in CAMERAS.items():
