@@ -1,6 +1,9 @@
 """What the tests of the ROS-free core share."""
 
+import importlib
 import os
+import sys
+from pathlib import Path
 
 # Read when MuJoCo and the hub's client are first imported: no display, and no test that waits
 # for a network.
@@ -15,6 +18,7 @@ from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.policy.features import ResidualConfig
 
+ROOT = Path(__file__).resolve().parents[1]
 # One order of summation: what must be equal to the bit is.
 torch.set_num_threads(1)
 
@@ -81,3 +85,13 @@ def make_episode(config):
         return episode
 
     return make
+
+
+@pytest.fixture(scope="module")
+def reference_tool():
+    """Return a function that imports a module of tools/reference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools" / "reference")
+        yield importlib.import_module
+        for name in ("page", "sros2", "interfaces"):
+            sys.modules.pop(name, None)

@@ -1,7 +1,6 @@
 """docs/reference.md is what the code says, and what the README says of topics is in it."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,9 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def page():
+def page(reference_tool):
     """The module that writes the page."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools" / "reference")
-        import page
-
-        yield page
-        for name in ("page", "interfaces"):
-            sys.modules.pop(name)
+    return reference_tool("page")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Who may find the nodes, and what each may do: the discovery argument and the SROS 2 policy."""
 
-import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,15 +17,9 @@ POLICY = ElementTree.parse(FILE).getroot()
 
 
 @pytest.fixture(scope="module")
-def tool():
+def tool(reference_tool):
     """The module that writes the policy file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools" / "reference")
-        import sros2
-
-        yield sros2
-        for name in ("sros2", "interfaces"):
-            sys.modules.pop(name)
+    return reference_tool("sros2")
 
 
 def allowed(node: str, may: str) -> set[str]:

@@ -51,10 +51,13 @@ def check_weights(record: Record) -> ResidualConfig:
     )
 
 
-def take_weights(policy: ResidualPolicy, record: Record) -> None:
-    """Let a policy act with the weights of a record `weights`; raise ValueError if it cannot."""
+def take_weights(policy: ResidualPolicy, record: Record, config: ResidualConfig) -> None:
+    """Let a policy act with a record `weights` of a configuration; raise ValueError if it cannot.
+
+    `config` is what `check_weights` returned: within a control step nothing is parsed anew.
+    """
     policy.load_weights(
-        check_weights(record),
+        config,
         {name: torch.tensor(value) for name, value in record.tensors.items()},
         record.metadata["version"],
     )

@@ -95,8 +95,7 @@ class ConsoleNode(PipelineNode):
         try:
             plan = EpisodePlan.from_json(record.metadata["plan"])
         except ValueError as error:
-            self.refused += 1
-            self.get_logger().warning(f"episode/event: {error}", throttle_duration_sec=5.0)
+            self.refuse("episode/event", error)
             return
         if event == "prepare":
             self._state.prepare(plan)

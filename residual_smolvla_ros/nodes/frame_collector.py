@@ -67,8 +67,7 @@ class FrameCollectorNode(PipelineNode):
         try:
             pixels = {camera: self._images.pixels(camera) for camera in self._dataset.cameras}
         except ValueError as error:
-            self.refused += 1
-            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            self.refuse("images", error)
             return
         size = self._dataset.size
         self._collector.add(stamp, {name: resize(pixels[name], *size) for name in pixels})

@@ -28,6 +28,7 @@ from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
 from residual_smolvla_ros.planning import make_planning
 from residual_smolvla_ros.policy.base import load_base
+from residual_smolvla_ros.policy.features import ResidualConfig
 from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
 from residual_smolvla_ros.records import (
     ENVIRONMENT_STATE,
@@ -86,7 +87,7 @@ class PolicyNode(PipelineNode):
         self._plan: EpisodePlan | None = None  # of the episode being played
         self._next_plan: EpisodePlan | None = None  # prepared, begins with its first state
         self._active = False
-        self._new_weights: Record | None = None
+        self._new_weights: tuple[Record, ResidualConfig] | None = None
         self._environment: Record | None = None
         self._pending: JointState | None = None
         self._answered = 0
@@ -112,8 +113,7 @@ class PolicyNode(PipelineNode):
         )
 
     def _on_weights(self, record: Record) -> None:
-        check_weights(record)
-        self._new_weights = record
+        self._new_weights = record, check_weights(record)
         self._try_tick()
 
     def _on_event(self, record: Record) -> None:
@@ -191,14 +191,14 @@ class PolicyNode(PipelineNode):
     def _swap(self) -> None:
         """Take new weights, if there are any."""
         if self._new_weights is not None:
-            record, self._new_weights = self._new_weights, None
-            take_weights(self._policy, record)
+            (record, config), self._new_weights = self._new_weights, None
+            take_weights(self._policy, record, config)
 
     def _begin(self) -> bool:
         """Begin the prepared episode with the weights that it asks for; False until then."""
         if self._plan is not None:
             new = self._new_weights
-            if new is not None and new.metadata["anytime"] and self._plan.is_training:
+            if new is not None and new[0].metadata["anytime"] and self._plan.is_training:
                 self._swap()
             return True
         plan = self._next_plan

@@ -99,8 +99,7 @@ class RerunViewerNode(PipelineNode):
                 message = deserialize_message(data, self._type)
                 self._moment.observation[name] = self._decode(message)
             except Exception as error:  # rclpy has an error of its own here
-                self.refused += 1
-                self.get_logger().warning(f"{name}: {error}", throttle_duration_sec=5.0)
+                self.refuse(name, error)
         if self._moment and self._log.add(self._moment):
             self.tally("moments")
             self._moment = Moment()

@@ -147,18 +147,16 @@ class So101SimNode(PipelineNode):
     def _read_command(self, message: JointTrajectory) -> np.ndarray | None:
         names = list(self._names)
         if sorted(message.joint_names) != sorted(names) or not message.points:
-            self._refuse(f"expected one point of joints {names}, found {message.joint_names}")
+            found = f"expected one point of joints {names}, found {message.joint_names}"
+            self.refuse("joint_trajectory", found)
             return None
         positions = np.asarray(message.points[0].positions, dtype=np.float64)
         if positions.shape != (len(names),) or not np.isfinite(positions).all():
-            self._refuse(f"expected {len(names)} finite positions, found {positions.tolist()}")
+            found = f"expected {len(names)} finite positions, found {positions.tolist()}"
+            self.refuse("joint_trajectory", found)
             return None
         order = [message.joint_names.index(name) for name in names]
         return np.clip(positions[order], -FURTHEST_RAD, FURTHEST_RAD)
-
-    def _refuse(self, reason: str) -> None:
-        self.refused += 1
-        self.get_logger().warning(f"joint_trajectory: {reason}", throttle_duration_sec=5.0)
 
     def _advance(self, command: np.ndarray) -> None:
         self._sim.step(command)

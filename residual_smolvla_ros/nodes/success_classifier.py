@@ -104,8 +104,7 @@ class SuccessClassifierNode(PipelineNode):
         try:
             pixels = {camera: self._images.pixels(camera) for camera in self._model.cameras}
         except ValueError as error:
-            self.refused += 1
-            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            self.refuse("images", error)
             return
         self._stamp, self._started, self._is_stale = stamp, time.monotonic(), False
         self._prediction = self._worker.submit(self._model.predict, pixels)

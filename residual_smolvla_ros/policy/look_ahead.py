@@ -32,7 +32,7 @@ def look_ahead(
     }
     asked = {row: policies[row].ask_for_plan() for row in planning}
     for rows, requests in _batches(asked, base.is_guided):
-        noise = torch.cat([policies[row].next_noise() for row in rows])
+        noise = torch.cat([base.make_noise(*policies[row].noise_seed) for row in rows])
         chunks = base.plan_batch(
             [images[row] for row in rows],
             np.stack([states[row] for row in rows]),

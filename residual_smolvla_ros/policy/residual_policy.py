@@ -34,7 +34,7 @@ class PolicyStep:
     value: float
     tick: int
     decision: bool
-    plan: PlanRequest | None  # what the plan that it plays was made for
+    plan: PlanRequest | None = None  # what the plan that it plays was made for
     token_age: int = -1  # of the vision tokens, in control steps; -1 without
 
 
@@ -165,19 +165,21 @@ class ResidualPolicy:
     def make_plan(
         self, request: PlanRequest, images: dict[str, np.ndarray], state: np.ndarray
     ) -> np.ndarray:
-        """Return the chunk of a request; may be called beside steps from another thread."""
-        return self.base.plan(images, state, self.task, self.next_noise(), request)
+        """Return the chunk (chunk, action_size) of a request, normalised."""
+        noise = self.base.make_noise(*self.noise_seed)
+        return self.base.plan(images, state, self.task, noise, request)
 
     def ask_for_plan(self) -> PlanRequest:
         """Return what the next plan is to be made for: the observation of the present step."""
         return self.player.ask(self._tick)
 
-    def next_noise(self) -> torch.Tensor:
-        """Return the flow's initial noise (1, chunk, action) of the next plan."""
-        return self.base.make_noise(self._seed, self.player.taken)
+    @property
+    def noise_seed(self) -> tuple[int, int]:
+        """What `base.make_noise` makes the noise of the next plan from."""
+        return self._seed, self.player.taken
 
     def take_plan(self, chunk: np.ndarray, request: PlanRequest | None = None) -> None:
-        """Follow a chunk (chunk, action_size), normalised, made from `next_noise` for a request."""
+        """Follow a chunk (chunk, action_size), normalised, made from `noise_seed` for a request."""
         request = request or self.ask_for_plan()
         takes_over = max(self._tick, request.tick + self._delay_steps)
         if self.player.take(chunk, request, takes_over):
@@ -340,7 +342,6 @@ class ResidualPolicy:
             value=value.item(),
             tick=self._tick,
             decision=True,
-            plan=self.player.request,
         )
 
 

@@ -87,8 +87,7 @@ class CameraViews:
         try:
             self._newest[name] = read_stamp(message), message
         except ValueError as error:
-            self._node.refused += 1
-            self._node.get_logger().warning(f"{name}: {error}", throttle_duration_sec=5.0)
+            self._node.refuse(name, error)
 
     def _from_raw(self, message: bytes) -> tuple[bytes, str]:
         pixels = from_image_message(deserialize_message(message, self._type))

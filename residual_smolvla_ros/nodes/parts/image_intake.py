@@ -71,8 +71,7 @@ class ImageIntake:
         try:
             stamp = read_stamp(message)
         except ValueError as error:
-            self._node.refused += 1
-            self._node.get_logger().warning(f"{topic}: {error}", throttle_duration_sec=5.0)
+            self._node.refuse(topic, error)
             return
         self._newest[name] = TakenImage(message, stamp, topic, self._type, self._decode)
         if self._on_image is not None:

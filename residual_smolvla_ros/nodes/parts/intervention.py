@@ -91,12 +91,9 @@ class Intervention:
         positions = dict(zip(message.name, message.position, strict=False))
         values = np.array([positions.get(name, np.nan) for name in self._joint_names])
         if not np.isfinite(values).all():
-            self._node.refused += 1
-            self._node.get_logger().warning(
-                f"intervention/command: expected finite positions of {list(self._joint_names)}, "
-                f"found {positions}",
-                throttle_duration_sec=5.0,
-            )
+            names = list(self._joint_names)
+            reason = f"expected finite positions of {names}, found {positions}"
+            self._node.refuse("intervention/command", reason)
             return
         # After a gap the target may be anywhere: the arm is handed over once more.
         self._anew = self._anew or self._silence() > GAP_S

@@ -74,13 +74,13 @@ class PlanWorker:
         if pixels is not None:
             self._policy.take_plan(self._policy.make_plan(request, pixels, state), request)
         else:
-            noise, task = self._policy.next_noise(), self._policy.task
+            seed, task = self._policy.noise_seed, self._policy.task
             self._request = request
-            self._pending = self._thread.submit(self._make, images, state, task, noise, request)
+            self._pending = self._thread.submit(self._make, images, state, task, seed, request)
 
-    def _make(self, images, state, task, noise, request) -> tuple[np.ndarray, float]:
-        start = time.monotonic()
-        chunk = self._policy.base.plan(images(), state, task, noise, request)
+    def _make(self, images, state, task, seed, request) -> tuple[np.ndarray, float]:
+        start, base = time.monotonic(), self._policy.base
+        chunk = base.plan(images(), state, task, base.make_noise(*seed), request)
         time.sleep(max(0.0, start + self._delay_s - time.monotonic()))
         return chunk, time.monotonic() - start
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from residual_smolvla_ros.errors import BagError
-from residual_smolvla_ros.learning.acting import load_residual, take_weights
+from residual_smolvla_ros.learning.acting import check_weights, load_residual, take_weights
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.planning import make_planning
 from residual_smolvla_ros.policy.base import load_base
@@ -232,7 +232,7 @@ class _Check:
         record = self._weights.get(version)
         if record is None:
             raise BagError(f"weights of version {version} are missing")
-        take_weights(self._policy, record)
+        take_weights(self._policy, record, check_weights(record))
 
     def _compare(self, stamp: int, record: Record) -> None:
         self._swap(record.metadata["weights_version"])
