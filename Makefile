@@ -18,9 +18,9 @@ demo: venv ## fine-tune in simulation and compare with the frozen base, into out
 	@if [ -e outputs/demo ]; then run=outputs/demo-$$(date +%Y%m%d-%H%M%S); else run=outputs/demo; fi; \
 	exec $(VENV)/bin/residual-smolvla finetune $(or $(ARGS),sim:=true output:=$$run)
 
-test: ## run the tests
+test: ## run the tests, two files at a time
 	@scripts/setup_env.sh browser
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest $(or $(ARGS),--numprocesses=2 --dist=loadfile)
 
 lint: venv ## check the style
 	@$(VENV)/bin/ruff check .

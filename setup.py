@@ -93,6 +93,7 @@ setup(
             "psutil",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "rerun-sdk>=0.24,<0.34",
             "ruff",
         ],

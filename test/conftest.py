@@ -1,5 +1,6 @@
 """What the tests of the ROS-free core share."""
 
+import fcntl
 import importlib
 import os
 import sys
@@ -21,6 +22,25 @@ from residual_smolvla_ros.policy.features import ResidualConfig
 ROOT = Path(__file__).resolve().parents[1]
 # One order of summation: what must be equal to the bit is.
 torch.set_num_threads(1)
+
+
+# Tests side by side (pytest -n 2) share it; it lies in the checkout, as all of them do.
+MACHINE = os.open(__file__, os.O_RDONLY)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Leave the machine to tests that are marked `realtime`, fixtures included.
+
+    What is due at 30 Hz would be late beside another test's graph.
+    """
+    alone, goes_on = (test and test.get_closest_marker("realtime") for test in (item, nextitem))
+    fcntl.flock(MACHINE, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    try:
+        return (yield)
+    finally:
+        if not (alone and goes_on):
+            fcntl.flock(MACHINE, fcntl.LOCK_UN)
 
 
 @pytest.fixture(scope="session")

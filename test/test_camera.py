@@ -17,6 +17,8 @@ from residual_smolvla_ros.nodes.parts.images import from_compressed_message, fro
 from residual_smolvla_ros.robots.cameras import CameraStream
 from residual_smolvla_ros.robots.lerobot_config import camera_config
 
+pytestmark = pytest.mark.realtime
+
 DOMAIN = 41
 CALIBRATION = """
 image_width: 320

@@ -12,6 +12,8 @@ from residual_smolvla_ros.robots.driver import RobotDriver, RobotLost
 from residual_smolvla_ros.robots.limits import ArmSettings, make_limits
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
+pytestmark = pytest.mark.realtime
+
 
 @pytest.fixture(scope="module")
 def servos(tmp_path_factory):

@@ -124,6 +124,7 @@ def test_begun_without_ros_and_resumed_in_the_graph_a_run_ends_in_the_same_bits(
         assert there[name] == here[name]
 
 
+@pytest.mark.realtime
 def test_in_real_time_every_step_that_an_episode_counts_was_the_policys(tmp_path):
     """The simulator goes on between episodes: its first steps after a reset are nobody's.
 

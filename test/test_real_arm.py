@@ -14,6 +14,8 @@ from video_device import VideoDevice
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 from residual_smolvla_ros.nodes.call import call
 
+pytestmark = pytest.mark.realtime
+
 DOMAIN = 24
 NODES = {"so101_bridge", "camera", "policy", "reward", "learner", "episode"}
 

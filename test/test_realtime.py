@@ -7,6 +7,8 @@ import pytest
 
 from residual_smolvla_ros.robots.realtime import RealtimeThread
 
+pytestmark = pytest.mark.realtime
+
 
 def in_a_thread(function):
     """Return what a function returns in a thread of its own: this one stays ordinary."""

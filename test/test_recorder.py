@@ -26,6 +26,8 @@ from residual_smolvla_ros.recording.bag_thread import BagThread
 from residual_smolvla_ros.recording.session import Session, describe, image_topic, read_session
 from residual_smolvla_ros.robots.frames import decode
 
+pytestmark = pytest.mark.realtime
+
 DOMAIN = 33
 STRING = "std_msgs/msg/String"
 

@@ -13,6 +13,8 @@ from robot_graph import HOME, Bridge, Emulator, Peer, isolated
 
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
+pytestmark = pytest.mark.realtime
+
 DOMAIN = 20
 MAX_VELOCITY, MAX_STEP, TIMEOUT = 3.0, 0.4, 0.2
 AWAY = (1.5, -0.8, 0.8, 1.0, 0.3, 0.5)

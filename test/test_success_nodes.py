@@ -31,6 +31,8 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.parts.images import to_image_message
 from residual_smolvla_ros.records import EPISODE_EVENT, SUCCESS_ESTIMATE, pack, unpack
 
+pytestmark = pytest.mark.realtime
+
 DOMAIN = 50
 TIMEOUT_S = 60.0
 

@@ -14,6 +14,8 @@ from trajectory_msgs.msg import JointTrajectory
 from residual_smolvla_ros.nodes.common import CONTROL_QOS, LATCHED_QOS, RECORD_QOS, to_nanoseconds
 from residual_smolvla_ros.records import STEP, unpack
 
+pytestmark = pytest.mark.realtime
+
 DOMAIN = 27
 REACH = 0.5  # rad, how far the person's target is from the arm
 # A handover of 1 s moves the command by at most 0.15 of the offset in a tick of 0.1 s, as those of

@@ -25,6 +25,8 @@ from residual_smolvla_ros.robots.leader import Leader
 from residual_smolvla_ros.robots.servo_bus import DeviceLost
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
+pytestmark = pytest.mark.realtime
+
 DOMAIN = 46
 TIMEOUT_S = 30.0
 HELD = (0.3, -0.5, 0.4, 0.2, -0.7, 1.0)
