@@ -14,6 +14,7 @@ NODES = (
     "reward",
     "learner",
     "episode",
+    "fleet",
     "success_classifier",
     "frame_collector",
     "recorder",

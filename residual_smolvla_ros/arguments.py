@@ -72,6 +72,15 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
 
 
+def robots(text: str) -> tuple[str, ...]:
+    """Return the namespaces of a fleet's arms; raise ValueError for what cannot be one."""
+    found = tuple(text.split(",")) if text else ()
+    fit = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) for name in found)
+    if not fit or len(set(found)) < len(found):
+        raise ValueError("names of letters, digits and _, each once, as arm1,arm2")
+    return found
+
+
 def choice(*words: str) -> Callable[[str], str]:
     """Return what parses one of the words; it raises ValueError for anything else."""
 
@@ -147,6 +156,9 @@ ARGUMENTS = (
         choice("", "localhost", "subnet", "system_default"),
     ),
     Argument("nodes", "", "nodes to start here, as a,b or all but -a,-b; default: all", names),
+    Argument(
+        "robots", "", "arms of a fleet, as arm1,arm2: one learner for all", robots, (FINETUNE,)
+    ),
     Argument("resume", "false", "go on with the run in output", boolean, (FINETUNE,)),
 )
 

@@ -121,11 +121,11 @@ def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
     def end(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
         if context.is_shutdown:
             return None
-        if spec.executable == "episode" and event.returncode == 0:
+        if spec.executable in ("episode", "fleet") and event.returncode == 0:
             report = LogInfo(msg=f"report: {described.output / 'report.html'}")
             return [report, Shutdown(reason="the run is complete")]
         # An error, since launch ends with exit code 0 after a mere Shutdown.
-        raise RuntimeError(f"node {spec.name} ended with exit code {event.returncode}")
+        raise RuntimeError(f"node {spec.full_name} ended with exit code {event.returncode}")
 
     return Node(
         package=pipeline.PACKAGE,
@@ -133,7 +133,7 @@ def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
         name=spec.name,
         # Given, though empty: launch_ros then names the node in full in its parameter file, and
         # no section of the user's file that holds for more nodes wins over it.
-        namespace="",
+        namespace=spec.namespace,
         parameters=[*spec.parameter_files, {n: _typed(v) for n, v in spec.parameters.items()}],
         remappings=list(spec.remappings),
         ros_arguments=["--enclave", enclave(spec.executable)],

@@ -22,39 +22,15 @@ from residual_smolvla_ros.arguments import (
 )
 from residual_smolvla_ros.config_file import flatten, read_section, split_cameras
 from residual_smolvla_ros.errors import CheckpointError, ConfigError
+from residual_smolvla_ros.fleet_pipeline import spread
 from residual_smolvla_ros.image_period import plan_steps, vision_steps
 from residual_smolvla_ros.node_choice import check_commands, choose_nodes
+from residual_smolvla_ros.node_spec import PACKAGE, NodeSpec
 from residual_smolvla_ros.session_outline import dataset_folder, free_folder, needed_topics, outline
 
-PACKAGE = "residual_smolvla_ros"
 SIM_RATE_HZ = 30.0
 DATASET_CLOSE_S = 600
 RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
-
-
-@dataclass(frozen=True)
-class NodeSpec:
-    """A node to start: executable, parameter files, parameters that win over the files.
-
-    `end_s` is how long it may take to end when it is told to.
-    """
-
-    executable: str
-    parameters: dict
-    parameter_files: tuple[str, ...] = ()
-    remappings: tuple[tuple[str, str], ...] = ()
-    node_name: str = ""
-    end_s: int = 4  # and 1 s for what is killed then: Ctrl-C ends everything within 5 s
-
-    @property
-    def name(self) -> str:
-        """The node's name: by default the executable's."""
-        return self.node_name or self.executable
-
-    @property
-    def module(self) -> str:
-        """Python module of the executable."""
-        return f"{PACKAGE}.nodes.{self.executable}"
 
 
 @dataclass(frozen=True)
@@ -145,6 +121,8 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     ]
     if is_recorded:
         nodes.insert(0, _recorder(mode, values, cameras, output, run, nodes))
+    if values.get("robots"):
+        nodes = spread(nodes, values["robots"])
     nodes = choose_nodes(nodes, values["nodes"])
     check_commands(values["command_type"], robot_nodes[0].name, nodes)
     return Pipeline(mode, output, tuple(nodes), environment(discovery=values["discovery"]), values)

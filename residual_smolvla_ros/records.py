@@ -140,7 +140,7 @@ ENVIRONMENT_STATE = Schema(
 # episode/event: `event` is prepare, end, label or validated; `plan` is the EpisodePlan as JSON. An
 # `end` without a label is followed by the event `label` once it is known. After the last episode
 # of a validation, `validated` tells by `success` whether its weights may stay: if not, the learner
-# goes back to those before.
+# goes back to those before. `played` is the node fleet's: one of its arms has ended the episode.
 EPISODE_EVENT = Schema(
     "episode_event",
     metadata={
@@ -154,6 +154,13 @@ EPISODE_EVENT = Schema(
         "steps": _whole,
     },
 )
+
+# episode/request: an arm of a fleet is free for an episode. `outcome` is the Outcome of the one
+# before as JSON, "" at first; `episode` is the number of the last.
+EPISODE_REQUEST = Schema("episode_request", metadata={"episode": _whole, "outcome": str})
+
+# episode/plan: the EpisodePlan, as JSON, that an arm of a fleet is to play; "" ends its session.
+EPISODE_PLAN = Schema("episode_plan", metadata={"plan": str})
 
 # learner/weights: the residual network. `config` is a ResidualConfig, `progress` what
 # Learner.progress returns, both as JSON. `anytime` ones may be swapped in within an episode.

@@ -16,6 +16,7 @@ from residual_smolvla_ros.pipeline import NodeSpec, Pipeline
 from residual_smolvla_ros.security import enclave
 
 LAST_WORDS = 12
+ENDS = ("episode", "fleet")  # what a run is complete with
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
@@ -95,7 +96,8 @@ class _LogPrinter:
 def command(node: NodeSpec, parameter_file: Path) -> list[str]:
     """Return the command line of a node."""
     files = [*node.parameter_files, str(parameter_file)]
-    remappings = [("__node", node.name), *node.remappings]
+    space = [("__ns", f"/{node.namespace}")] if node.namespace else []
+    remappings = [("__node", node.name), *space, *node.remappings]
     remaps = [part for old, new in remappings for part in ("-r", f"{old}:={new}")]
     arguments = [part for file in files for part in ("--params-file", file)]
     secured = ["--enclave", enclave(node.executable)]
@@ -103,20 +105,23 @@ def command(node: NodeSpec, parameter_file: Path) -> list[str]:
 
 
 def run(pipeline: Pipeline, show=print) -> int:
-    """Run a pipeline until its `episode` node is done; return an exit code.
+    """Run a pipeline until its `episode` node is done, or a fleet's `fleet`; return an exit code.
 
     A node that dies brings the rest down; its name and last words are shown. `show` prints a
     line to the person.
     """
-    end_s = {node.name: node.end_s for node in pipeline.nodes}
+    end_s = {node.full_name: node.end_s for node in pipeline.nodes}
+    ends = {node.full_name for node in pipeline.nodes if node.executable in ENDS}
     manager = _Manager(_LogPrinter(pipeline.output / "log", show), end_s)
     manager._process_ctor = _ArgumentProcess
     # A child that was told to stop is silent: the first to stop by itself decides.
     first: list[str] = []
     for node in pipeline.nodes:
         file = _write_parameters(pipeline.output / "parameters", node)
-        manager.add_process(node.name, command(node, file))
-        (pipeline.output / "log" / f"{node.name}.log").touch()
+        manager.add_process(node.full_name, command(node, file))
+        log = pipeline.output / "log" / f"{node.full_name}.log"
+        log.parent.mkdir(exist_ok=True)
+        log.touch()
     _remember_first_stop(manager, first)
     try:
         manager.loop()
@@ -127,7 +132,7 @@ def run(pipeline: Pipeline, show=print) -> int:
     code = manager.returncode or 0
     if code in (130, 143):
         show("interrupted: stopped with the checkpoint of the last update")
-    elif name and (code != 0 or name != "episode"):
+    elif name and (code != 0 or name not in ends):
         words = manager._printer.last_words.get(name, ())
         show(f"node {name} ended with exit code {code}; its last words:")
         for line in words:
@@ -151,9 +156,9 @@ def _remember_first_stop(manager: honcho.manager.Manager, first: list[str]) -> N
 
 def _write_parameters(folder: Path, node: NodeSpec) -> Path:
     """Write a node's parameters where ROS 2 reads them; JSON is YAML."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{node.name}.yaml"
+    file = folder / f"{node.full_name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
     # By its full name: a file's section `/**` is applied ahead of one for a single node.
-    sections = {f"/{node.name}": {"ros__parameters": node.parameters}}
+    sections = {f"/{node.full_name}": {"ros__parameters": node.parameters}}
     file.write_text(json.dumps(sections, indent=1) + "\n")
     return file

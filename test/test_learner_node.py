@@ -47,7 +47,7 @@ def test_a_lost_record_cuts_the_episode_though_the_robot_goes_on_reporting(node,
     monkeypatch.setattr(intake, "SILENCE_S", 0.0)
     for tick in range(4):
         node._intake.take_step(make_step(1, tick))
-        node._on_executed(executed(stamp_of(1, tick)))
+        node._on_executed(node._intake, executed(stamp_of(1, tick)))
         if tick != 2:
             node._intake.take_reward(make_reward(1, tick))
     plan = EpisodePlan(episode=1, phase="train", index=0, seed=0, max_steps=4)
@@ -56,7 +56,7 @@ def test_a_lost_record_cuts_the_episode_though_the_robot_goes_on_reporting(node,
     node._intake.take_event(unpack(EPISODE_EVENT, blob))
     assert node._intake.waits
     heard = node._intake._heard_at
-    node._on_executed(executed(stamp_of(1, 50)))
+    node._on_executed(node._intake, executed(stamp_of(1, 50)))
     assert node._intake._heard_at == heard
     node._intake.watch()
     assert not node._intake.waits

@@ -13,8 +13,9 @@ from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.records import DISCARD, WEIGHTS, Record, RecordError, pack
 
 # Records of an episode come on three topics; what is missing when all are silent is lost. Fast DDS
-# tells every 3 s what it has sent: a last record that was dropped on the way comes again then.
-SILENCE_S = 8.0
+# tells every 3 s what it has sent: a last record that was dropped on the way comes again then, also
+# after a network was away for 10 s. (After 20 s Fast DDS takes the other side for gone.)
+SILENCE_S = 16.0
 
 
 class Intake:
@@ -22,7 +23,8 @@ class Intake:
 
     With `executed` each step waits for what the robot executed. With `beside` an update is made in
     pieces, by `learn_on`; else at once. `publish` is called with the learner/weights record of
-    each new version, `warn` with a line for what was lost or rolled back. `clock` is in s.
+    each new version, `warn` with a line for what was lost or rolled back. `clock` is in s. With
+    `learn`, that is called with each episode in place of the learner, and how it ended.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Intake:
         executed: bool = False,
         beside: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        learn: Callable[[EpisodeEnd, Episode], None] | None = None,
     ):
         self._run = run
         self._learner = run.learner
@@ -40,9 +43,10 @@ class Intake:
         self._warn = warn
         self._beside = beside
         self._clock = clock
+        self._take = learn or (lambda end, episode: self.learn(episode))
         self._assembler = EpisodeAssembler(with_executed=executed)
         self._heard_at = clock()
-        self.episodes = 0
+        self.episodes = self.steps = self.lost = 0
         self.metrics: dict[str, float] = {}
 
     @property
@@ -136,10 +140,13 @@ class Intake:
             end, episode, lost = taken
             if lost:
                 self._warn(f"episode {end.episode}: {lost} of {end.steps} steps were lost")
-            self._learn(episode)
+            self.episodes += 1
+            self.steps += end.steps
+            self.lost += lost
+            self._take(end, episode)
 
-    def _learn(self, episode: Episode) -> None:
-        self.episodes += 1
+    def learn(self, episode: Episode) -> None:
+        """Let the learner have an episode."""
         take = self._learner.take if self._beside else self._learner.add_episode
         metrics = take(episode)
         if metrics is not None:
@@ -162,4 +169,5 @@ def _end_of(record: Record) -> EpisodeEnd:
         wanted=plan.is_training and label != DISCARD,
         open=not label,
         timed_out=record.metadata["reason"] == "truncated",
+        index=plan.index,
     )

@@ -97,7 +97,7 @@ class Outcome:
     """How an episode went: a line of `episodes.jsonl`.
 
     `label` says what it counts as, `reason` why it ended; `terms` holds the summed share of each
-    reward term. One that was discarded is played again.
+    reward term, and `arm` who of a fleet played it. One that was discarded is played again.
     """
 
     episode: int
@@ -113,6 +113,7 @@ class Outcome:
     label: str = ""
     intervened_steps: int = 0
     terms: dict[str, float] = field(default_factory=dict)
+    arm: str = ""
 
 
 @dataclass

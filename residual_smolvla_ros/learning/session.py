@@ -71,7 +71,7 @@ class Session:
         """
         first = self.version is None
         if first:
-            for name, value in _read_progress(progress).items():
+            for name, value in read_progress(progress).items():
                 setattr(self.schedule, PROGRESS[name], value)
         self.version = version
         return first
@@ -248,7 +248,8 @@ class Session:
         return True, "going on"
 
 
-def _read_progress(text: str) -> dict[str, int]:
+def read_progress(text: str) -> dict[str, int]:
+    """Return what a learner tells of its progress; raise RecordError where it is not one."""
     try:
         values = json.loads(text)
         counters = {name: values[name] for name in PROGRESS}

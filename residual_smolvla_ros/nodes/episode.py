@@ -15,7 +15,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from residual_smolvla_ros.learning.labelling import WAIT, Labelling
-from residual_smolvla_ros.learning.schedule import Outcome, Schedule
+from residual_smolvla_ros.learning.schedule import Outcome
 from residual_smolvla_ros.learning.session import Listeners, Session
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
@@ -26,9 +26,11 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import (
     main as run,
 )
+from residual_smolvla_ros.nodes.parts.fleet_share import join_fleet
 from residual_smolvla_ros.nodes.parts.images import from_image_message
 from residual_smolvla_ros.nodes.parts.other_pipelines import OtherPipelines
 from residual_smolvla_ros.nodes.parts.scene_reset import SceneReset
+from residual_smolvla_ros.nodes.parts.schedule_parameters import make_schedule
 from residual_smolvla_ros.records import EPISODE_EVENT, LABELS, REWARD, WEIGHTS, Record, pack
 from residual_smolvla_ros.reporting.report import write_report
 from residual_smolvla_ros.reporting.results import (
@@ -71,9 +73,10 @@ class EpisodeNode(PipelineNode):
             "label_time_s", 5.0, "how long a label is waited for, where `unlabelled` is not wait"
         )
         recorded = self.parameter("recorded", False, "wait for the node recorder")
+        self._fleet = self.parameter("fleet", False, "play what the node fleet says, and no report")
         autostart = self.parameter("autostart", True, "begin without episode/start")
         self._session = Session(
-            self._make_schedule(),
+            join_fleet(self, self._go_on) if self._fleet else make_schedule(self, self._trains),
             Labelling(unlabelled, label_time),
             Listeners(self._publish_event, self._publish_active, self._keep),
             judged=judged,
@@ -101,23 +104,6 @@ class EpisodeNode(PipelineNode):
             self.create_service(Trigger, f"episode/{name}", partial(self._on_request, request))
         self.create_timer(TURN_S, self._go_on)
         self.create_timer(1.0, self._watch)
-
-    def _make_schedule(self) -> Schedule:
-        defaults = {
-            "seed": (0, "seed of the training episodes"),
-            "max_steps": (100, "time limit of an episode in control steps"),
-            "eval_episodes": (100, "held-out episodes of the evaluations before and after"),
-            "total_steps": (0, "control steps to train for"),
-            "episode_limit": (0, "training episodes at most; 0 is no limit"),
-            "validation_episodes": (0, "episodes of each validation while training"),
-            "validation_every": (0, "updates between validations; 0 is never"),
-            "evaluate_residual": (True, "evaluate base + residual, not the base alone"),
-            "clip": (True, "record a clip of one held-out seed at the end"),
-        }
-        values = {name: self.parameter(name, *entry) for name, entry in defaults.items()}
-        if not self._trains:
-            values["total_steps"] = 0
-        return Schedule(**values)
 
     # -- the life of an episode -------------------------------------------------------------
 
@@ -151,6 +137,8 @@ class EpisodeNode(PipelineNode):
         if not self._hears_policy:
             # Else a takeover in the first moments goes unnoticed: discovery takes up to seconds.
             return "the node policy (intervention/active)"
+        if self._fleet and not self._others.awaited:
+            return self._session.schedule.awaited
         return self._others.awaited
 
     def _on_scene_set(self) -> None:
@@ -275,7 +263,8 @@ class EpisodeNode(PipelineNode):
     def _finish(self) -> None:
         self._states.publish(String(data="done"))
         self._events.wait_for_all_acked()
-        self.get_logger().info(format_table(write_report(self._output)))
+        if not self._fleet:
+            self.get_logger().info(format_table(write_report(self._output)))
         raise SystemExit(0)
 
 

@@ -9,6 +9,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
 from residual_smolvla_ros.errors import CheckpointError
+from residual_smolvla_ros.learning.fleet_intake import FleetIntake
 from residual_smolvla_ros.learning.intake import Intake
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.settings import make_learner
@@ -61,32 +62,52 @@ class LearnerNode(PipelineNode):
         executed = self.parameter(
             "executed_commands", False, "whether the robot reports what it executed"
         )
-        self._weights = self.record_publisher("learner/weights", LATCHED_QOS)
-        intake = self._intake = Intake(
-            self._run,
-            publish=lambda blob: self._weights.publish(to_message(blob)),
-            warn=lambda text: self.get_logger().warning(text),
-            executed=executed,
-            beside=beside,
-        )
-        self.record_subscription(EPISODE_EVENT, "episode/event", intake.take_event)
-        self.record_subscription(STEP, "policy/step", intake.take_step)
-        self.record_subscription(REWARD, "reward", intake.take_reward)
-        if executed:
-            take = self.matched("executed_command", self._on_executed)
-            self.create_subscription(JointState, "executed_command", take, RECORD_QOS)
+        robots = self.parameter("robots", [""], "arms of a fleet, by namespace; none: one arm")
+        arms = tuple(filter(None, robots))
+        places = ["", *(f"{arm}/" for arm in arms)]
+        self._weights = [
+            self.record_publisher(f"{place}learner/weights", LATCHED_QOS) for place in places
+        ]
+        settings = {
+            "run": self._run,
+            "publish": self._publish_weights,
+            "warn": lambda text: self.get_logger().warning(text),
+            "executed": executed,
+            "beside": beside,
+        }
+        self._fleet = FleetIntake(arms, **settings) if arms else None
+        intake = self._intake = self._fleet.shared if arms else Intake(**settings)
+        self._listen(self._fleet.arms if arms else {"": intake}, executed)
+        if arms:
+            self.record_subscription(EPISODE_EVENT, "episode/event", self._fleet.take_event)
         self.create_service(Trigger, "learner/save", self._on_save)
-        self.create_timer(0.25, intake.watch)
+        self.create_timer(0.25, self._fleet.watch if arms else intake.watch)
         if beside:
             # In between it looks after messages.
             self.create_timer(LEARN_TURN_S, partial(intake.learn_on, LEARN_STEPS))
-        self._weights.publish(to_message(intake.weights()))
+        self._publish_weights(intake.weights())
 
-    def _on_executed(self, message: JointState) -> None:
+    def _listen(self, intakes: dict[str, Intake], executed: bool) -> None:
+        for arm, intake in intakes.items():
+            place = f"{arm}/" if arm else ""
+            self.record_subscription(EPISODE_EVENT, f"{place}episode/event", intake.take_event)
+            self.record_subscription(STEP, f"{place}policy/step", intake.take_step)
+            self.record_subscription(REWARD, f"{place}reward", intake.take_reward)
+            if executed:
+                topic = f"{place}executed_command"
+                take = self.matched(topic, partial(self._on_executed, intake))
+                self.create_subscription(JointState, topic, take, RECORD_QOS)
+
+    def _publish_weights(self, blob: bytes) -> None:
+        message = to_message(blob)
+        for publisher in self._weights:
+            publisher.publish(message)
+
+    def _on_executed(self, intake: Intake, message: JointState) -> None:
         names, found = self._topic_names, message.name
         positions = in_order(found, message.position, names, "executed_command")
         command = rad_to_lerobot(positions, self._joint_names)
-        self._intake.take_executed(to_nanoseconds(message.header.stamp), command)
+        intake.take_executed(to_nanoseconds(message.header.stamp), command)
 
     def _on_save(self, request: Trigger.Request, response: Trigger.Response):
         try:
@@ -98,10 +119,13 @@ class LearnerNode(PipelineNode):
 
     def status(self):
         """Report the last update's metrics."""
-        self.counts["episodes"] = self._intake.episodes
+        arms = self._fleet.arms.values() if self._fleet else [self._intake]
+        self.counts["episodes"] = sum(arm.episodes for arm in arms)
         values = {name: f"{value:.4g}" for name, value in self._intake.metrics.items()}
         values["version"] = str(self._learner.counters.version)
         values["collected"] = f"{self._learner.collected}/{self._learner.episodes_per_update}"
+        if self._fleet:
+            values |= self._fleet.status()
         return DiagnosticStatus.OK, "training", values
 
     def close(self) -> None:

@@ -100,7 +100,18 @@ def summarise(run: Path, outcomes: list[Outcome]) -> dict:
         "solved_by_residual_only": sum(residual[i] and not base[i] for i in paired),
         "solved_by_base_only": sum(base[i] and not residual[i] for i in paired),
     }
+    arms = sorted({o.arm for o in outcomes if o.arm})
+    if arms:
+        summary["arms"] = {arm: _of_arm([o for o in training if o.arm == arm]) for arm in arms}
     return summary | read_run(run)
+
+
+def _of_arm(training: list[Outcome]) -> dict:
+    return {
+        "episodes": len(training),
+        "env_steps": sum(o.steps for o in training),
+        "training_successes": sum(o.success for o in training),
+    }
 
 
 def training_seconds(outcomes: list[Outcome]) -> float:

@@ -71,8 +71,9 @@ def save_frames(run: Path, phase: str, frames: list[np.ndarray]) -> None:
 
 
 def load_frames(run: Path, phase: str) -> list[np.ndarray]:
-    """Return the frames that `save_frames` wrote."""
-    return [np.asarray(Image.open(p)) for p in sorted((run / "clip").glob(f"{phase}_*.png"))]
+    """Return the frames that `save_frames` wrote, also into the folder of an arm of a fleet."""
+    files = sorted((run / "clip").glob(f"{phase}_*.png"))
+    return [np.asarray(Image.open(p)) for p in files or sorted(run.glob(f"*/clip/{phase}_*.png"))]
 
 
 def write_run(run: Path, settings: dict) -> None:

@@ -33,6 +33,11 @@ def format_table(summary: dict) -> str:
             f"{summary['updates']} updates, {summary['steps_per_s']:.0f} steps/s; "
             f"{summary['wall_s']:.0f} s in all"
         )
+    for arm, of in summary.get("arms", {}).items():
+        lines.append(
+            f"    {arm}: {of['env_steps']} steps in {of['episodes']} episodes, "
+            f"{of['training_successes']} successes"
+        )
     if summary["helped_episodes"]:
         lines.append(f"  helped by a person: {summary['helped_episodes']} episodes")
     return "\n".join([*lines, ""])

@@ -48,6 +48,13 @@ COMPUTED = {
     ("replay", "track.name"): ["<topic of the bag>"],
     ("replay", "topic"): ["<answers>"],
     ("recorder", "source.topic"): ["<topic of a session>"],
+    **{
+        ("learner", f"f'{{place}}{topic}'"): [topic, f"<arm>/{topic}"]
+        for topic in ("learner/weights", "episode/event", "policy/step", "reward")
+    },
+    ("learner", "topic"): ["executed_command", "<arm>/executed_command"],
+    ("fleet", "f'{arm}/episode/plan'"): ["<arm>/episode/plan"],
+    ("fleet", "f'{arm}/episode/request'"): ["<arm>/episode/request"],
 }
 TYPES = {
     "self._type": IMAGES,
@@ -104,8 +111,9 @@ def _with_parts(module) -> list:
         for statement in ast.walk(ast.parse(Path(part.__file__).read_text())):
             if not isinstance(statement, ast.ImportFrom):
                 continue
-            # A class declares and subscribes; functions and constants do not.
-            has_class = any(re.match("[A-Z][a-z]", alias.name) for alias in statement.names)
+            # A class declares and subscribes; functions and constants do not, but for join_*.
+            names = [alias.name for alias in statement.names]
+            has_class = any(re.match("[A-Z][a-z]|join_", name) for name in names)
             if (statement.module or "").startswith(PARTS) and has_class:
                 waiting.append(statement.module)
     return found
@@ -182,14 +190,10 @@ def _loops(node: Interface) -> None:
 
         for of in dataclasses.fields(module.ArmSettings):
             node.parameters[of.name] = (of.default, module.DESCRIPTIONS[of.name])
-    if node.name == "episode":
-        source = (NODES / "episode.py").read_text()
-        for statement in ast.walk(ast.parse(source)):
-            if (
-                isinstance(statement, ast.Assign)
-                and ast.unparse(statement.targets[0]) == "defaults"
-            ):
-                node.parameters |= ast.literal_eval(statement.value)
+    if node.name in ("episode", "fleet"):
+        from residual_smolvla_ros.nodes.parts.schedule_parameters import SCHEDULE
+
+        node.parameters |= SCHEDULE
     if node.name == "learner":
         node.parameters |= _learner()
     if node.name == "policy":

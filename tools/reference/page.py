@@ -24,6 +24,8 @@ RECORDS = {
     "success/estimate": records.SUCCESS_ESTIMATE,
     "environment/state": records.ENVIRONMENT_STATE,
     "episode/event": records.EPISODE_EVENT,
+    "episode/request": records.EPISODE_REQUEST,
+    "episode/plan": records.EPISODE_PLAN,
     "learner/weights": records.WEIGHTS,
 }
 

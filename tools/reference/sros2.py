@@ -83,7 +83,7 @@ def expand(names) -> set[str]:
         elif name.startswith("<robot>"):
             found |= {name.replace("<robot>", robot) for robot in ROBOTS}
         else:
-            found.add(name.replace("<camera>", "*").replace("<name>", "*"))
+            found.add(name.replace("<camera>", "*").replace("<name>", "*").replace("<arm>", "*"))
     strange = [name for name in found if "<" in name]
     if strange:
         raise LookupError(f"expected names, found {strange}: add them to SEVERAL in {__file__}")
