@@ -27,7 +27,7 @@ from test_fuzz_records import BLOBS, PLAN, PROGRESS, SCHEMAS, join, split, take
 
 from residual_smolvla_ros import records
 from residual_smolvla_ros.learning.schedule import EpisodePlan
-from residual_smolvla_ros.learning.session import _read_progress
+from residual_smolvla_ros.learning.session import read_progress
 
 WARM_UP = 20_000  # inputs before memory is first looked at
 LONGEST = 4096
@@ -78,7 +78,7 @@ class Tried:
     def _read_json(self, blob: bytes) -> None:
         for schema, key, read in (
             (records.EPISODE_EVENT, "plan", EpisodePlan.from_json),
-            (records.WEIGHTS, "progress", _read_progress),
+            (records.WEIGHTS, "progress", read_progress),
         ):
             try:
                 read(records.unpack(schema, blob).metadata[key])

@@ -1,5 +1,6 @@
 """Whatever comes as a record: what is taken fits its schema, all else is refused by RecordError."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_records import SCHEMAS, values_of
 
+from residual_smolvla_ros.learning.fleet import outcome_from_json
 from residual_smolvla_ros.learning.schedule import EpisodePlan
-from residual_smolvla_ros.learning.session import _read_progress
+from residual_smolvla_ros.learning.session import read_progress
 from residual_smolvla_ros.records import (
     EPISODE_EVENT,
     STEP,
@@ -154,14 +156,19 @@ def test_a_name_that_stands_twice_is_refused():
 PLAN = json.loads(EpisodePlan(1, "train", 0, 7, 100).to_json())
 PROGRESS = {"episodes_per_update": 2, "warmup_updates": 1, "episodes": 0, "env_steps": 0,
             "rollbacks": 0, "weights_lag": 0}  # fmt: skip
-altered = st.tuples(st.sampled_from([*PLAN, *PROGRESS, "more"]), json_values | sizes)
+OUTCOME = dataclasses.asdict(EpisodePlan(**PLAN).outcome(steps=3, success=True))
+altered = st.tuples(st.sampled_from([*PLAN, *PROGRESS, *OUTCOME, "more"]), json_values | sizes)
 
 
 @fuzz
 @given(st.lists(altered, max_size=2))
-def test_a_plan_or_a_progress_is_whole_or_a_record_error(pairs):
+def test_a_plan_a_progress_or_an_outcome_is_whole_or_a_record_error(pairs):
     """A plan of the wrong types was taken, and the simulator ended when it came to its seed."""
-    for read, values in ((EpisodePlan.from_json, PLAN), (_read_progress, PROGRESS)):
+    for read, values in (
+        (EpisodePlan.from_json, PLAN),
+        (read_progress, PROGRESS),
+        (outcome_from_json, OUTCOME),
+    ):
         text = json.dumps(values | dict(pairs))
         try:
             found = read(text)
@@ -180,7 +187,7 @@ def test_a_plan_or_a_progress_is_whole_or_a_record_error(pairs):
         {"max_steps": 0}, {"spectator": 1}, {"phase": None}, {"more": 1})],
 )  # fmt: skip
 def test_json_that_is_no_plan_is_refused(text):
-    for read in (EpisodePlan.from_json, _read_progress):
+    for read in (EpisodePlan.from_json, read_progress):
         with pytest.raises(RecordError):
             read(text)
 

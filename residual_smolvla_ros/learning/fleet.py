@@ -97,8 +97,11 @@ class Fleet:
         """Take an arm's wish for an episode, and what came of the one before.
 
         `number` is the last episode's, 0 before an arm's first. Returns the outcome where it
-        counts: not if that episode has been played elsewhere.
+        counts: not if that episode has been played elsewhere. Raises RecordError for a number that
+        leaves none for the episodes to come.
         """
+        if not 0 <= number < 2**53:
+            raise RecordError(f"expected the number of an episode, found {number}")
         arm = self.arms[name]
         self._number = max(self._number, number)
         taken = self._take(name, outcome) if outcome is not None else None
