@@ -3,6 +3,7 @@
 The test plays the cameras and the node `episode`; the scene changes when it says so.
 """
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -37,16 +38,19 @@ DOMAIN = 50
 TIMEOUT_S = 60.0
 
 
-def start(folder, node: str, **parameters) -> subprocess.Popen:
-    """Start a node with parameters; its output goes to a file in the folder."""
+def start(ended: contextlib.ExitStack, folder, node: str, **parameters) -> subprocess.Popen:
+    """Start a node that lives until `ended`; its output goes to a file in the folder."""
     file = folder / f"{node}.yaml"
     file.write_text(json.dumps({"/**": {"ros__parameters": parameters}}))
     module = f"residual_smolvla_ros.nodes.{node}"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", module, "--ros-args", "--params-file", str(file)],
         stdout=(folder / f"{node}.log").open("w"),
         stderr=subprocess.STDOUT,
     )
+    ended.callback(process.wait)
+    ended.callback(process.kill)
+    return process
 
 
 class Robot:
@@ -158,18 +162,16 @@ def robot(domain, folder, tmp_path_factory):
     """The made robot with both nodes, which import LeRobot for seconds: all start at once."""
     collector = {"output": str(folder / "frames"), "rate_hz": 10.0, "silence_s": 0.5}
     collector |= {"success_s": 0.2, "unsure_s": 0.2, "task": "Put it into the box"}
-    processes = {"frame_collector": start(folder, "frame_collector", **collector)}
-    run = tiny_classifier.train(tmp_path_factory.getbasetemp() / "tiny_classifier")[1]
-    classifier = {"checkpoint": str(run), "threshold": 0.5, "rate_hz": 10.0, "silence_s": 0.5}
-    processes["success_classifier"] = start(folder, "success_classifier", **classifier)
-    robot = Robot(folder, processes)
-    for node in processes:
-        robot.wait_for_report(node, lambda s: s.message == "waiting for an episode")
-    yield robot
-    robot.close()
-    for process in processes.values():
-        process.kill()
-        process.wait()
+    with contextlib.ExitStack() as ended:
+        processes = {"frame_collector": start(ended, folder, "frame_collector", **collector)}
+        run = tiny_classifier.train(tmp_path_factory.getbasetemp() / "tiny_classifier")[1]
+        classifier = {"checkpoint": str(run), "threshold": 0.5, "rate_hz": 10.0, "silence_s": 0.5}
+        processes["success_classifier"] = start(ended, folder, "success_classifier", **classifier)
+        robot = Robot(folder, processes)
+        ended.callback(robot.close)
+        for node in processes:
+            robot.wait_for_report(node, lambda s: s.message == "waiting for an episode")
+        yield robot
 
 
 def test_success_is_estimated_while_an_episode_is_active(robot):
