@@ -5,9 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.parameters import About
 
 BLEND, RTC = "blend", "rtc"
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
+DELAY = About("a plan takes at least so long; in lockstep, as steps", 0)
+OVERLAP = About("actions left of the old plan when the new takes over", 0)
+SWITCH = About("how it takes over; rtc: real-time chunking", choices=(BLEND, RTC))
+PRECISION = About("of SmolVLA's weights; float32: as loaded", choices=(FLOAT32, BFLOAT16))
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,11 @@ INLINE = Planning()  # a plan is there at once, when the last one is over
 def make_planning(parameter: Callable) -> Planning:
     """Return what parameters say, asked for by name, default and description."""
     return Planning(
-        parameter("plan_delay_ms", 0.0, "a plan takes at least so long; in lockstep, as steps"),
-        parameter("plan_overlap_steps", 0, "actions left of the old plan when the new takes over"),
-        parameter("plan_switch", BLEND, "how it takes over: blend, or rtc (real-time chunking)"),
+        parameter("plan_delay_ms", 0.0, DELAY),
+        parameter("plan_overlap_steps", 0, OVERLAP),
+        parameter("plan_switch", BLEND, SWITCH),
         Acceleration(
-            parameter("precision", FLOAT32, "of SmolVLA's weights: float32 as loaded, bfloat16"),
+            parameter("precision", FLOAT32, PRECISION),
             parameter("compile", False, "compile SmolVLA by torch.compile; takes minutes at start"),
             parameter("cuda_graph", False, "launch SmolVLA's kernels as CUDA graphs"),
         ),

@@ -1,6 +1,7 @@
 """A session's bag checked without ROS: what was recorded is found again, what was not is named."""
 
 import dataclasses
+import json
 
 import made_session as made
 import numpy as np
@@ -71,8 +72,11 @@ def event(name: str, episode: int, steps: int, good: bool = False, **plan) -> by
                 last_stamp=stamp_of(episode, steps - 1), steps=steps)  # fmt: skip
 
 
-def learner_session(folder, **changes) -> list[Message]:
-    """Four updates, of which one is rolled back; a step of the second episode is lost."""
+def learner_session(folder, settings=None, **changes) -> list[Message]:
+    """Four updates, of which one is rolled back; a step of the second episode is lost.
+
+    `settings` are changed while an episode of this number runs.
+    """
     learner = make_learner(lambda n, d, _: LEARNER.get(n, d), (JOINT_NAMES[0],), None, 3)
     run, now, messages = LearnerRun(folder, learner, {}, False), [10.0], []
 
@@ -87,6 +91,8 @@ def learner_session(folder, **changes) -> list[Message]:
         for tick in range(4):
             now[0] += 0.03
             intake.watch()
+            if tick == 1:
+                learner.change((settings or {}).get(episode, {}))
             step, reward = make_step(episode, tick), make_reward(episode, tick)
             add("policy/step", pack(STEP, step.tensors, **step.metadata))
             intake.take_step(step)
@@ -114,6 +120,23 @@ def test_all_updates_of_a_session_redone_end_in_its_bits(tmp_path):
     assert [number for number, row in rows(report).items() if row[-1] == "equal"] == list("012345")
     assert "2 of 4 steps were lost" in str(report)
     assert "rolled back" in str(report)
+
+
+def test_updates_with_settings_that_were_changed_meanwhile_are_redone_in_their_bits(tmp_path):
+    """Each version tells what it was made with; the parameter file does not know."""
+    settings = {2: {"actor_learning_rate": 0.1, "log_std_max": -2.5}, 3: {"action_scale": 0.5}}
+    with Bag(made.write(tmp_path / "bag", learner_session(tmp_path / "run", settings))) as bag:
+        report = check_learner(bag)
+    assert report.agrees, str(report)
+    told = [unpack(WEIGHTS, cdr.decode(RECORD, m.data).data.tobytes()).metadata
+            for m in learner_session(tmp_path / "again", settings)
+            if m.topic == "learner/weights"]  # fmt: skip
+    found = [json.loads(m["progress"]).get("settings") for m in told]
+    assert found[0] is found[1] is None
+    assert found[2] == {"actor_learning_rate": 0.1, "log_std_max": -2.5}
+    assert found[3] == found[2] | {"action_scale": 0.5}
+    # Rolled back to a version of the old scale, which `policy` reads in the configuration.
+    assert [json.loads(m["config"])["action_scale"] for m in told] == [1.0, 1.0, 1.0, 0.5, 1.0, 1.0]
 
 
 def test_a_reward_that_the_bag_lacks_is_seen_in_the_version_that_it_led_to(tmp_path):

@@ -27,7 +27,8 @@ ELSEWHERE = {
 PARSED_BY_LEROBOT = ("lerobot-rollout", "lerobot-eval", "lerobot-calibrate")
 OTHER_ROS2 = {
     ("bag", "info"), ("bag", "play"), ("bag", "record"), ("bag", "reindex"), ("node", "list"),
-    ("param", "describe"), ("param", "dump"), ("security", "create_enclave"),
+    ("param", "describe"), ("param", "dump"), ("param", "list"), ("param", "set"),
+    ("security", "create_enclave"),
     ("security", "create_keystore"), ("security", "create_permission"),
     ("security", "generate_artifacts"), ("topic", "list"),
 }  # fmt: skip

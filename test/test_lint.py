@@ -15,9 +15,9 @@ MAX_LINES = 350
 # Who may import what of this package; nodes/ may import all.
 LAYERS = {
     "policy": {"policy", "planning", "errors"},
-    "learning": {"learning", "policy", "records", "arguments", "errors"},
+    "learning": {"learning", "policy", "records", "arguments", "parameters", "errors"},
     "rewards": {"rewards", "robots", "records", "errors"},
-    "robots": {"robots", "errors"},
+    "robots": {"robots", "parameters", "errors"},
     "training": {
         "training",
         "arguments",
@@ -79,7 +79,8 @@ LAYERS = {
     "arguments.py": set(),
     "config_file.py": {"errors"},
     "image_period.py": {"config_file", "planning", "errors"},
-    "planning.py": {"errors"},
+    "planning.py": {"parameters", "errors"},
+    "parameters.py": {"errors"},
     "security.py": set(),
     "session_outline.py": {"arguments"},
     "node_choice.py": {"arguments"},

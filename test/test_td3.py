@@ -172,7 +172,7 @@ def test_a_residual_without_a_bound_is_refused(config):
     [
         ({"n_step": 0}, "n_step: expected 1 or more, found 0"),
         ({"demo_share": 1.5}, "demo_share: expected 0 to 1, found 1.5"),
-        ({"gamma": float("nan")}, "gamma: expected 0.0 or more, found nan"),
+        ({"gamma": float("nan")}, "gamma: expected 0 to 1, found nan"),
         ({"critics": 1}, "critics: expected at least the 2 of critics_in_target, found 1"),
         ({"replay_size": 10}, "replay_size: expected at least the .* of learning_starts, found 10"),
     ],

@@ -55,6 +55,9 @@ class Algorithm(Protocol):
         Raises ValueError, with network and state as they were, where nothing can be learned.
         """
 
+    def configure(self, config: "AlgorithmConfig") -> None:
+        """Go on with other hyperparameters."""
+
     def state(self) -> dict[str, torch.Tensor]:
         """Return all but the network's own state, by name."""
 
@@ -67,6 +70,9 @@ class AlgorithmConfig(Protocol):
 
     residual_ramp_steps: int  # control steps over which the residual's gain grows from 0 to 1
 
+    def changed(self, values: dict) -> "AlgorithmConfig":
+        """Return it with other values; raise ConfigError for one that cannot be changed."""
+
     def make(self, residual: ResidualConfig, seed: int) -> Algorithm:
         """Return the algorithm with an untrained network."""
 
@@ -74,7 +80,8 @@ class AlgorithmConfig(Protocol):
 class Learner:
     """One update of the residual every `episodes_per_update` episodes, by PPO or what `config` is.
 
-    The first `warmup_updates` train the critic only and set the feature statistics.
+    The first `warmup_updates` train the critic only and set the feature statistics. `settings` are
+    those of the present version that were changed while the run went on.
     """
 
     def __init__(
@@ -91,6 +98,9 @@ class Learner:
         self.warmup_updates = warmup_updates
         self.algorithm = config.make(residual, seed)
         self.counters = Counters()
+        self.settings: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
+        self._changed: set[str] = set()
         self._episodes: list[Episode] = []
         self._set_gain()
 
@@ -112,6 +122,29 @@ class Learner:
     def begin(self) -> None:
         """Take what a new run begins with, beside weights."""
 
+    def change(self, values: dict[str, float]) -> None:
+        """Let hyperparameters or the action scale have other values from the next update on.
+
+        Raises ConfigError, with all as it was, for one that is not taken.
+        """
+        asked = self._asked | values
+        self._settled(asked)
+        self._asked = asked
+
+    def _settled(self, values: dict[str, float]) -> tuple[AlgorithmConfig, ResidualConfig]:
+        own = {name: value for name, value in values.items() if name == "action_scale"}
+        rest = {name: value for name, value in values.items() if name not in own}
+        return self.config.changed(rest), dataclasses.replace(self.residual, **own)
+
+    def _take_changes(self) -> None:
+        """Between two updates: go on with what has been asked for."""
+        if self._asked:
+            self.config, self.residual = self._settled(self._asked)
+            self.network.config = self.residual
+            self.algorithm.configure(self.config)
+            self._changed |= self._asked.keys()
+            self._asked = {}
+
     def add_episode(self, episode: Episode) -> dict[str, float] | None:
         """Take an episode; return the metrics of the update that it completed, if any.
 
@@ -124,6 +157,7 @@ class Learner:
         if len(self._episodes) < self.episodes_per_update:
             return None
         episodes, self._episodes = self._episodes, []
+        self._take_changes()
         return self._update(episodes)
 
     def _update(self, episodes: list[Episode]) -> dict[str, float]:
@@ -144,18 +178,27 @@ class Learner:
             "intervened": sum(e.intervened_steps for e in episodes)
             / max(1, sum(e.steps for e in episodes)),
         }
+        self._tell_settings()
+        metrics |= {f"setting/{name}": float(value) for name, value in self.settings.items()}
         return metrics | _executed_metrics(episodes)
+
+    def _tell_settings(self) -> None:
+        found = dataclasses.asdict(self.config) | {"action_scale": self.residual.action_scale}
+        self.settings = {name: found[name] for name in sorted(self._changed)}
 
     def _set_gain(self) -> None:
         ramp = self.config.residual_ramp_steps
         self.network.gain.fill_(min(1.0, self.counters.env_steps / ramp) if ramp else 1.0)
 
     def progress(self) -> dict[str, int]:
-        """Return the counters, and after how many episodes the next ones follow."""
-        return dataclasses.asdict(self.counters) | self._cadence()
+        """Return the counters, after how many episodes the next ones follow, and the settings."""
+        return dataclasses.asdict(self.counters) | self._cadence() | self._told_settings()
 
     def _cadence(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in CADENCE}
+
+    def _told_settings(self) -> dict[str, dict]:
+        return {"settings": self.settings} if self.settings else {}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the network's state, feature statistics included."""
@@ -169,7 +212,7 @@ class Learner:
             self.weights(),
             self.algorithm.state(),
             dataclasses.asdict(self.counters),
-            run | self._cadence() | {"algorithm": self.algorithm.name},
+            run | self._cadence() | {"algorithm": self.algorithm.name} | self._told_settings(),
         )
         prune_checkpoints(folder, KEEP_LAST, KEEP_EVERY, spare=self.counters.accepted)
         return path
@@ -242,10 +285,14 @@ class Learner:
     def roll_back(self, checkpoint: ResidualCheckpoint) -> None:
         """Go back to the weights and the algorithm's state of the accepted version.
 
-        They get a version of their own; the counters go on.
+        They get a version of their own, and the action scale that they were trained at; the
+        counters and other settings go on.
         """
         self.algorithm.load_state(checkpoint.training)
         self.network.load_state_dict(checkpoint.weights)
+        scale = checkpoint.config.action_scale
+        self.residual = self.network.config = dataclasses.replace(self.residual, action_scale=scale)
+        self._tell_settings()
         self.counters.version += 1
         self.counters.rollbacks += 1
         self.accept()

@@ -1,28 +1,26 @@
 """PPO of the residual: hyperparameters, and what it keeps from one update to the next."""
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.estimation import Estimation
+from residual_smolvla_ros.learning.exploration import (
+    UPDATE,
+    bound_log_std,
+    check_log_std,
+    log_std_setting,
+)
 from residual_smolvla_ros.learning.moments import Moments
 from residual_smolvla_ros.learning.optimiser_state import pack_optimiser, unpack_optimiser
 from residual_smolvla_ros.learning.ppo_update import make_optimiser, update
 from residual_smolvla_ros.learning.rollout import Batch, Episode, discounted_sums, make_batch
+from residual_smolvla_ros.parameters import check_settings, setting
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
-
-CHOICES = {
-    "learning_rate_schedule": ("constant", "linear", "adaptive"),
-    "kl_stop": ("epoch", "minibatch"),
-    "advantage_normalisation": ("batch", "minibatch"),
-    "feature_normalisation": ("warmup", "running"),
-}
-POSITIVE = ("epochs", "minibatch_size", "actor_learning_rate", "critic_learning_rate",
-            "clip_range", "desired_kl", "max_grad_norm")  # fmt: skip
-NOT_NEGATIVE = ("target_kl", "value_clip", "total_steps", "residual_ramp_steps")
 
 
 @dataclass(frozen=True)
@@ -33,48 +31,78 @@ class PPOConfig:
     has no meaning.
     """
 
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    epochs: int = 8
-    minibatch_size: int = 512
-    actor_learning_rate: float = 7e-4
-    critic_learning_rate: float = 1e-3
-    learning_rate_schedule: str = "constant"
-    total_steps: int = 0  # control steps after which `linear` has come down to 0
-    desired_kl: float = 0.01  # what `adaptive` steers an update's divergence to
-    target_kl: float = 0.05  # a robot's batches are small: stop before they are overfitted
-    kl_stop: str = "epoch"
-    entropy_coefficient: float = 0.0
-    value_clip: float = 0.0
-    max_grad_norm: float = 1.0
-    advantage_normalisation: str = "batch"
-    normalise_rewards: bool = False
-    feature_normalisation: str = "warmup"
-    residual_penalty: float = 0.0  # on the mean squared residual
-    residual_ramp_steps: int = 0  # control steps over which the residual's gain grows from 0 to 1
-    time_limit_ends: bool = False  # the return; else the critic's value follows
+    gamma: float = setting(0.99, "discount of a decision", least=0, most=1)
+    gae_lambda: float = setting(0.95, "lambda of the advantages", least=0, most=1)
+    clip_range: float = setting(
+        0.2, "the ratio of densities is clipped to 1 +- this", above=0, live=UPDATE
+    )
+    epochs: int = setting(8, "passes over a batch", above=0, live=UPDATE)
+    minibatch_size: int = setting(512, "decisions of a gradient step", above=0, live=UPDATE)
+    actor_learning_rate: float = setting(
+        7e-4, "Adam's, of the actor and its deviation", above=0, most=1, live=UPDATE
+    )
+    critic_learning_rate: float = setting(
+        1e-3, "Adam's, of the critic", above=0, most=1, live=UPDATE
+    )
+    learning_rate_schedule: str = setting(
+        "constant", "what becomes of both rates", choices=("constant", "linear", "adaptive")
+    )
+    total_steps: int = setting(0, "control steps after which `linear` has come down to 0", least=0)
+    desired_kl: float = setting(
+        0.01, "what `adaptive` steers an update's divergence to", above=0, live=UPDATE
+    )
+    target_kl: float = setting(  # a robot's batches are small: stop before they are overfitted
+        0.05, "an update stops once its policy is further than this; 0: never", least=0, live=UPDATE
+    )
+    kl_stop: str = setting("epoch", "where that is looked at", choices=("epoch", "minibatch"))
+    entropy_coefficient: float = setting(
+        0.0, "weight of the entropy in the loss", least=-1, most=1, live=UPDATE
+    )
+    value_clip: float = setting(
+        0.0, "how far a value may move in an update; 0: off", least=0, live=UPDATE
+    )
+    max_grad_norm: float = setting(
+        1.0, "bound of the gradient's norm, of actor and critic apart", above=0, live=UPDATE
+    )
+    advantage_normalisation: str = setting(
+        "batch", "where advantages get mean 0 and deviation 1", choices=("batch", "minibatch")
+    )
+    normalise_rewards: bool = setting(
+        False, "rewards are divided by the deviation of their discounted sums so far"
+    )
+    feature_normalisation: str = setting(
+        "warmup", "which batches' statistics normalise features", choices=("warmup", "running")
+    )
+    residual_penalty: float = setting(
+        0.0, "weight of the mean squared residual in the loss", least=0, live=UPDATE
+    )
+    residual_ramp_steps: int = setting(
+        0, "control steps over which the residual's gain grows from 0 to 1; 0: none", least=0
+    )
+    time_limit_ends: bool = setting(False, "the return ends at the time limit")
+    log_std_min: float = log_std_setting(-20.0, "least")
+    log_std_max: float = log_std_setting(2.0, "largest")
 
     def __post_init__(self):
-        for name, choices in CHOICES.items():
-            _expect(self, name, getattr(self, name) in choices, " or ".join(choices))
-        for name in ("gamma", "gae_lambda"):
-            _expect(self, name, 0.0 <= getattr(self, name) <= 1.0, "a number from 0 to 1")
-        for name in POSITIVE:
-            _expect(self, name, getattr(self, name) > 0, "> 0")
-        for name in NOT_NEGATIVE:
-            _expect(self, name, getattr(self, name) >= 0, ">= 0")
-        if self.learning_rate_schedule == "linear":
-            _expect(self, "total_steps", self.total_steps > 0, "> 0 with a linear schedule")
+        check_settings(self)
+        check_log_std(self)
+        if self.learning_rate_schedule == "linear" and not self.total_steps > 0:
+            raise ConfigError(
+                f"total_steps: expected > 0 with a linear schedule, found {self.total_steps}"
+            )
+
+    def changed(self, values: dict) -> "PPOConfig":
+        """Return it with other values; raise ConfigError for one that cannot be changed."""
+        if "actor_learning_rate" in values and self.learning_rate_schedule == "adaptive":
+            raise ConfigError(
+                "actor_learning_rate: expected no change, since learning_rate_schedule adaptive "
+                "sets it, found one; change desired_kl"
+            )
+        return dataclasses.replace(self, **values)
 
     def make(self, residual: ResidualConfig, seed: int) -> "PPO":
         """Return PPO with an untrained network."""
         return PPO(residual, self, seed)
-
-
-def _expect(config: PPOConfig, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name}: expected {expected}, found {getattr(config, name)}")
 
 
 class PPO:
@@ -90,6 +118,10 @@ class PPO:
         self._returns = Moments()  # of discounted sums of rewards
         self._inputs = Moments()  # of features, as the normaliser projects them
         self._estimation = Estimation(self.network, seed) if residual.estimate else None
+
+    def configure(self, config: PPOConfig) -> None:
+        """Go on with other hyperparameters."""
+        self._config = config
 
     def fit(self, episodes: list[Episode], env_steps: int, warmup: bool) -> dict[str, float]:
         """Learn from episodes, `env_steps` into the run, and return metrics.
@@ -122,6 +154,7 @@ class PPO:
             self.network.load_state_dict(before[0])
             self.load_state(before[1])
             raise ValueError(f"update: expected finite losses and weights, found {broken}")
+        bound_log_std(self.network.log_std, self._config)
         if self._estimation and not first:
             # Only now: within an update the meaning of the network's input must not shift.
             estimated = self._estimation.learn(episodes)

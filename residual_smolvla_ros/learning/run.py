@@ -15,7 +15,11 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from residual_smolvla_ros.errors import CheckpointError, DamagedCheckpointError
-from residual_smolvla_ros.learning.checkpoint import checkpoints, load_checkpoint
+from residual_smolvla_ros.learning.checkpoint import (
+    ResidualCheckpoint,
+    checkpoints,
+    load_checkpoint,
+)
 from residual_smolvla_ros.learning.learner import Learner
 
 UPDATES = "updates.jsonl"
@@ -65,6 +69,7 @@ class LearnerRun:
                 found = load_checkpoint(path, training=True)
                 self._check(found.run, path)
                 self.learner.resume(found)
+                _tell_settings(found)
                 break
             except DamagedCheckpointError as error:
                 damaged.append((path, error))
@@ -114,6 +119,18 @@ class LearnerRun:
         """Flush TensorBoard's events."""
         with contextlib.suppress(OSError):  # of a full disk, which has been reported
             self._board.close()
+
+
+def _tell_settings(found: ResidualCheckpoint) -> None:
+    """Say what had been changed while the run went on: a resumed one has its parameters again."""
+    if settings := found.run.get("settings"):
+        told = ", ".join(f"{name} {value}" for name, value in settings.items())
+        logging.getLogger(__name__).warning(
+            "residual checkpoint %s was made with %s, set while it ran; the run goes on with the "
+            "parameters it is given now",
+            found.path,
+            told,
+        )
 
 
 @contextlib.contextmanager

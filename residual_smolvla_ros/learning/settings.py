@@ -3,29 +3,41 @@
 import dataclasses
 from collections.abc import Callable
 
-from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.learning.exploration import UPDATE
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.ppo import PPOConfig
 from residual_smolvla_ros.learning.td3 import TD3Config
 from residual_smolvla_ros.learning.td3_learner import TD3Learner
-from residual_smolvla_ros.policy.features import ResidualConfig
+from residual_smolvla_ros.parameters import About
+from residual_smolvla_ros.policy.features import ESTIMATES, RESIDUAL_SIZES, ResidualConfig
 
-# Takes name, default and description of a parameter, and returns its value.
-Parameter = Callable[[str, object, str], object]
+# Takes name and default of a parameter and what is told of it, and returns its value.
+Parameter = Callable[[str, object, str | About], object]
 
 # Configuration and learner of each, and after how many episodes it updates by default.
 ALGORITHMS = {"ppo": (PPOConfig, Learner, 20), "td3": (TD3Config, TD3Learner, 1)}
 _RESIDUAL = {
-    "action_space": "gripper: small steps of the gripper; joint: shifts of joints",
-    "action_scale": "size of a unit of residual in its action space",
-    "residual_clip": "bound of the residual, in units",
-    "hold_steps": "control steps for which a residual is held",
+    "action_space": About(
+        "gripper: small steps of the gripper; joint: shifts of joints",
+        choices=tuple(RESIDUAL_SIZES),
+    ),
+    "action_scale": About(
+        "size of a unit of residual in its action space", above=0, most=100, live=UPDATE
+    ),
+    "residual_clip": About("bound of the residual, in units", above=0),
+    "hold_steps": About("control steps for which a residual is held", 1),
     "log_std_init": "log of the residual's initial standard deviation",
-    "vision_period_steps": "control steps after which vision tokens are refreshed",
-    "vision_grid": "rows and columns of places that vision tokens are averaged to; 0: as they are",
-    "vision_channels": "channels that the tokens of a place are projected to; 0: all",
-    "estimate": "in place of tokens, where the target is; learned from simulator or hindsight",
-    "vision_components": "principal components of the vision tokens; 0: the tokens themselves",
+    "vision_period_steps": About("control steps after which vision tokens are refreshed", 1),
+    "vision_grid": About(
+        "rows and columns of places that vision tokens are averaged to; 0: as they are", 0
+    ),
+    "vision_channels": About("channels that the tokens of a place are projected to; 0: all", 0),
+    "estimate": About(
+        "in place of tokens, where the target is; who it is learned from", choices=tuple(ESTIMATES)
+    ),
+    "vision_components": About(
+        "principal components of the vision tokens; 0: the tokens themselves", 0
+    ),
 }
 
 
@@ -39,21 +51,21 @@ def make_learner(
 
     `token_shape` is that of the base's vision tokens, None where they are not known.
     """
-    name = parameter("algorithm", "ppo", "what learns: " + " or ".join(ALGORITHMS))
-    if name not in ALGORITHMS:
-        raise ConfigError(f"algorithm: expected {' or '.join(ALGORITHMS)}, found {name!r}")
+    told = About("what learns", choices=tuple(ALGORITHMS))
+    name = parameter("algorithm", "ppo", told)
+    told.check("algorithm", name)
     kind, learner, episodes = ALGORITHMS[name]
     config = kind(
         **{
-            field.name: parameter(field.name, field.default, f"{name}'s {field.name}")
+            field.name: parameter(field.name, field.default, field.metadata["about"])
             for field in dataclasses.fields(kind)
         }
     )
     made = learner(
         make_residual(parameter, joint_names, token_shape, squash=name == "td3"),
         config,
-        parameter("episodes_per_update", episodes, "episodes of one update"),
-        parameter("warmup_updates", 2, "first updates, of the critic only"),
+        parameter("episodes_per_update", episodes, About("episodes of one update", 1)),
+        parameter("warmup_updates", 2, About("first updates, of the critic only", 0)),
         seed,
     )
     if isinstance(made, TD3Learner):
@@ -73,8 +85,8 @@ def make_residual(
     critic_only = parameter("critic_only", [""], "features that the critic alone sees")
     labels = parameter("label_only", [""], "those of them that the critic does not see either")
     cameras = parameter("vision_cameras", [""], "cameras of the vision tokens; default: all")
-    privileged = parameter("privileged_size", 12, "size of the feature privileged")
-    hidden = parameter("hidden_sizes", [256, 256], "hidden layers of actor and critic")
+    privileged = parameter("privileged_size", 12, About("size of the feature privileged", 0))
+    hidden = parameter("hidden_sizes", [256, 256], About("hidden layers of actor and critic", 1))
     defaults = ResidualConfig.from_names(["state"], len(joint_names))
     settings = {
         name: parameter(name, getattr(defaults, name), description)

@@ -7,8 +7,6 @@ Ankile et al. 2025, arXiv:2509.19301.
 """
 
 import copy
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -16,6 +14,7 @@ from torch import nn
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.critics import Critics, bellman_target
 from residual_smolvla_ros.learning.estimation import Estimation
+from residual_smolvla_ros.learning.exploration import bound_log_std
 from residual_smolvla_ros.learning.optimiser_state import pack_optimiser, unpack_optimiser
 from residual_smolvla_ros.learning.replay import (
     Replay,
@@ -26,6 +25,7 @@ from residual_smolvla_ros.learning.replay import (
     policy_transitions,
 )
 from residual_smolvla_ros.learning.rollout import Episode
+from residual_smolvla_ros.learning.td3_config import TD3Config
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
 from residual_smolvla_ros.policy.features import ResidualConfig
 
@@ -33,67 +33,6 @@ from residual_smolvla_ros.policy.features import ResidualConfig
 TARGET_NOISE_CLIP = 2.5
 # The replays: all decisions, and those that are worth imitating.
 OWN, DEMONSTRATIONS = "own", "demonstrations"
-
-
-@dataclass(frozen=True)
-class TD3Config:
-    """Hyperparameters, named as in the papers; discounting is per decision, not per step.
-
-    Exploration's standard deviation is that of the residual's configuration, `log_std_init`, and
-    stays as it is. Raises ConfigError for a value that nothing can be learned with.
-    """
-
-    gamma: float = 0.99  # ResFiT, RLPD
-    n_step: int = 3  # ResFiT
-    batch_size: int = 256
-    critics: int = 5  # RLPD: 10
-    critics_in_target: int = 2  # REDQ
-    utd: float = 1.0  # gradient steps a decision
-    actor_learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
-    tau: float = 0.005  # TD3
-    policy_delay: int = 2  # TD3
-    target_noise: float = 0.2  # in units of residual
-    residual_penalty: float = 0.1  # on the mean squared residual; at 0 it saturates early
-    demo_share: float = 0.0  # of a batch; RLPD: 0.5
-    replay_size: int = 100_000  # decisions
-    learning_starts: int = 400  # decisions before the first gradient step
-    actor_starts: int = 2000  # decisions before the actor's first one
-    time_limit_ends: bool = False  # the return; else the critics' value follows
-
-    # What is in the replay must mean the same all the time.
-    residual_ramp_steps: ClassVar[int] = 0
-
-    def __post_init__(self):
-        for name, least in (
-            ("gamma", 0.0),
-            ("n_step", 1),
-            ("batch_size", 1),
-            ("critics_in_target", 1),
-            ("utd", 0.0),
-            ("policy_delay", 1),
-            ("target_noise", 0.0),
-            ("learning_starts", 2),
-        ):
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"{name}: expected {least} or more, found {getattr(self, name)}")
-        for name in ("demo_share", "tau", "gamma"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name}: expected 0 to 1, found {getattr(self, name)}")
-        if self.critics < self.critics_in_target:
-            raise ConfigError(
-                f"critics: expected at least the {self.critics_in_target} of critics_in_target, "
-                f"found {self.critics}"
-            )
-        if self.replay_size < self.learning_starts:
-            raise ConfigError(
-                f"replay_size: expected at least the {self.learning_starts} of learning_starts, "
-                f"found {self.replay_size}"
-            )
-
-    def make(self, residual: ResidualConfig, seed: int) -> "TD3":
-        """Return TD3 with an untrained network."""
-        return TD3(residual, self, seed)
 
 
 class TD3:
@@ -128,12 +67,24 @@ class TD3:
         self._critic_optimiser = torch.optim.Adam(
             self.critics.parameters(), lr=config.critic_learning_rate, fused=True
         )
+        self._explore()
         self._generator = torch.Generator().manual_seed(seed)
         self._estimation = Estimation(self.network, seed) if residual.estimate else None
         self._estimated: dict[str, float] = {}
         self._owed = 0.0
         self._steps = 0
         self._sums: dict[str, list[torch.Tensor]] = {}
+
+    def configure(self, config: TD3Config) -> None:
+        """Go on with other hyperparameters."""
+        self._config = config
+        self._actor_optimiser.param_groups[0]["lr"] = config.actor_learning_rate
+        self._critic_optimiser.param_groups[0]["lr"] = config.critic_learning_rate
+
+    @torch.no_grad()
+    def _explore(self) -> None:
+        self.network.log_std.fill_(self._residual.log_std_init)
+        bound_log_std(self.network.log_std, self._config)
 
     @property
     def actor_learns(self) -> bool:
@@ -176,6 +127,7 @@ class TD3:
     def fit(self, episodes: list[Episode], env_steps: int, warmup: bool) -> dict[str, float]:
         """Make the gradient steps that stored episodes have left, and return the metrics."""
         self.learn(warmup)
+        self._explore()
         metrics = {name: float(torch.stack(sums).mean()) for name, sums in self._sums.items()}
         self._sums = {}
         metrics |= self._estimated
@@ -249,8 +201,7 @@ class TD3:
     def follow_network(self) -> None:
         """Begin with the actor that the network has been given; its exploration is ours."""
         self._target_actor.load_state_dict(self.network.actor.state_dict())
-        with torch.no_grad():
-            self.network.log_std.fill_(self._residual.log_std_init)
+        self._explore()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return all but the network's own state and the replay's rows."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from residual_smolvla_ros.errors import DamagedCheckpointError
+from residual_smolvla_ros.errors import ConfigError, DamagedCheckpointError
 from residual_smolvla_ros.learning.checkpoint import ResidualCheckpoint, load_checkpoint
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.replay import Transitions
@@ -57,6 +57,7 @@ class TD3Learner(Learner):
         if len(self._episodes) < self.episodes_per_update:
             return None
         earlier = self.learn()
+        self._take_changes()
         self._due, self._episodes = self._episodes, []
         self._unsaved += self.algorithm.store(self._due)
         return earlier
@@ -73,6 +74,18 @@ class TD3Learner(Learner):
             return finished
         episodes, self._due = self._due, []
         return self._update(episodes)
+
+    def change(self, values: dict[str, float]) -> None:
+        """Let hyperparameters have other values from the next update on.
+
+        Raises ConfigError, with all as it was, for one that is not taken.
+        """
+        if values.get("action_scale", self.residual.action_scale) != self.residual.action_scale:
+            raise ConfigError(
+                f"action_scale: expected {self.residual.action_scale}, in whose units the "
+                f"residuals in td3's replay are, found {values['action_scale']}; begin a new run"
+            )
+        super().change(values)
 
     def begin(self) -> None:
         """Take what the run of `demonstrations`, if any, kept in its replay as demonstrations.

@@ -17,6 +17,7 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos, to_stamp
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.images import to_compressed_message, to_image_message
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.robots.cameras import RETRY_S, CameraStream
 from residual_smolvla_ros.robots.frames import Frame
 from residual_smolvla_ros.robots.lerobot_config import camera_config
@@ -35,15 +36,15 @@ class CameraNode(PipelineNode):
             "camera_info_url", "", "calibration file as camera_calibration writes it, or file://"
         )
         self._quality = self.parameter(
-            "jpeg_quality", 90, "1..100, where the camera sends no JPEG itself"
+            "jpeg_quality", 90, About("where the camera sends no JPEG itself", 1, 100)
         )
         if not name:
             raise ConfigError("name: expected the topic name of the camera, found none")
-        if not 1 <= self._quality <= 100:
-            raise ConfigError(f"jpeg_quality: expected 1..100, found {self._quality}")
         self._frame_id = frame_id or f"{name}_optical_frame"
         self._calibration = load_calibration(url.removeprefix("file://")) if url else None
-        config = camera_config(self.group("camera"))
+        config = camera_config(
+            self.group("camera", "the camera, as in LeRobot's `--robot.cameras`")
+        )
 
         qos = image_qos(lockstep=False)
         self._images = self.create_publisher(Image, f"{name}/image_raw", qos)

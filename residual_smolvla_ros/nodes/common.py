@@ -11,17 +11,15 @@ from typing import NoReturn
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
-from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import UInt8MultiArray
 
 from residual_smolvla_ros import records
 from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.nodes.parts.parameters import ParameterNode
 
 # Reliable, and kept for a subscriber that is discovered late: no record is lost at start-up.
 # Deep enough for all steps between two updates, which is as far as a learner can fall behind.
@@ -116,7 +114,7 @@ def to_message(blob: bytes) -> UInt8MultiArray:
     return UInt8MultiArray(data=array.array("B", blob))
 
 
-class PipelineNode(Node):
+class PipelineNode(ParameterNode):
     """A node with records and a once-a-second report on /diagnostics."""
 
     # rclpy watches every publisher and subscription for QoS events in each turn of its executor,
@@ -141,30 +139,6 @@ class PipelineNode(Node):
         self._last_report = time.monotonic()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._report)
-
-    def parameter(self, name: str, default, description: str):
-        """Declare a parameter and return its value; raise ConfigError if it has another type.
-
-        With a `Parameter.Type` as default, what nobody sets is None.
-        """
-        descriptor = ParameterDescriptor(description=description)
-        if self.has_parameter(name):  # declared from an override, without a description
-            self.undeclare_parameter(name)
-        try:
-            return self.declare_parameter(name, default, descriptor).value
-        except InvalidParameterTypeException as error:
-            raise ConfigError(f"parameter {name}: expected one like {default!r}: {error}") from None
-
-    def group(self, prefix: str) -> dict:
-        """Return all parameters below a prefix, nested; for a node that declares its overrides."""
-        values: dict = {}
-        for name, parameter in self.get_parameters_by_prefix(prefix).items():
-            *folders, last = name.split(".")
-            place = values
-            for folder in folders:
-                place = place.setdefault(folder, {})
-            place[last] = parameter.value
-        return values
 
     def record_publisher(self, topic: str, qos: QoSProfile = RECORD_QOS):
         """Create a publisher of records."""

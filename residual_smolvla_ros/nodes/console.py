@@ -21,12 +21,12 @@ from std_srvs.srv import Trigger
 from residual_smolvla_ros.console.layout import GIVE_BACK, HOLD, TAKE_OVER, Layout
 from residual_smolvla_ros.console.server import ConsoleServer, Picture
 from residual_smolvla_ros.console.state import ERROR, WARN, ConsoleState
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.console_images import CameraViews
 from residual_smolvla_ros.nodes.parts.console_jog import JogPublisher
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, Record
 from residual_smolvla_ros.reporting.results import read_outcomes
 
@@ -46,20 +46,20 @@ class ConsoleNode(PipelineNode):
     def __init__(self):
         super().__init__("console")
         host = self.parameter("host", "127.0.0.1", "address to listen on; others need a token")
-        port = self.parameter("port", 8080, "port to listen on; 0: any free one")
-        token = self.parameter("token", "", "what a browser must give: http://.../?token=...")
+        port = self.parameter("port", 8080, About("port to listen on; 0: any free one", 0, 65535))
         # `ros2 param get` and `dump` have no business with it.
-        self.undeclare_parameter("token")
+        token = self.parameter(
+            "token", "", About("what a browser must give: http://.../?token=...", hidden=True)
+        )
         output = self.parameter("output", "", "folder of the run, for what was before this start")
-        rate = self.parameter("rate_hz", 30.0, "control rate of the robot, to tell the time by")
+        rate = self.parameter(
+            "rate_hz", 30.0, About("control rate of the robot, to tell the time by", above=0)
+        )
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras to show, by topic name")
-        robot = self.parameter("robot", ROBOTS[0], f"the robot's node: {' or '.join(ROBOTS)}")
-        jog_speed = self.parameter("jog_speed", 0.3, "speed of a joint's buttons, in rad/s")
-        if robot not in ROBOTS:
-            raise ConfigError(f"robot: expected {' or '.join(ROBOTS)}, found {robot!r}")
-        for name, value in (("rate_hz", rate), ("jog_speed", jog_speed)):
-            if not value > 0:
-                raise ConfigError(f"{name}: expected a positive number, found {value}")
+        robot = self.parameter("robot", ROBOTS[0], About("the robot's node", choices=ROBOTS))
+        jog_speed = self.parameter(
+            "jog_speed", 0.3, About("speed of a joint's buttons, in rad/s", above=0)
+        )
         outcomes = read_outcomes(Path(output)) if output else []
         self._layout = Layout(tuple(cameras), robot, rate)
         self._state = ConsoleState(robot, outcomes)

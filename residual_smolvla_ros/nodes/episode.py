@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
+from residual_smolvla_ros.arguments import UNLABELLED
 from residual_smolvla_ros.learning.labelling import WAIT, Labelling
 from residual_smolvla_ros.learning.schedule import Outcome
 from residual_smolvla_ros.learning.session import Listeners, Session
@@ -31,6 +32,7 @@ from residual_smolvla_ros.nodes.parts.images import from_image_message
 from residual_smolvla_ros.nodes.parts.other_pipelines import OtherPipelines
 from residual_smolvla_ros.nodes.parts.scene_reset import SceneReset
 from residual_smolvla_ros.nodes.parts.schedule_parameters import make_schedule
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.records import EPISODE_EVENT, LABELS, REWARD, WEIGHTS, Record, pack
 from residual_smolvla_ros.reporting.report import write_report
 from residual_smolvla_ros.reporting.results import (
@@ -67,10 +69,12 @@ class EpisodeNode(PipelineNode):
             "judged", True, "whether a simulator knows failure too: no label is waited for"
         )
         unlabelled = self.parameter(
-            "unlabelled", WAIT, "what becomes of an episode without label: wait, failure, discard"
+            "unlabelled",
+            WAIT,
+            About("what becomes of an episode without label", choices=UNLABELLED),
         )
         label_time = self.parameter(
-            "label_time_s", 5.0, "how long a label is waited for, where `unlabelled` is not wait"
+            "label_time_s", 5.0, About("how long for a label, where `unlabelled` is not wait", 0)
         )
         recorded = self.parameter("recorded", False, "wait for the node recorder")
         self._fleet = self.parameter("fleet", False, "play what the node fleet says, and no report")

@@ -19,6 +19,7 @@ from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, to_mess
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.other_pipelines import OtherPipelines
 from residual_smolvla_ros.nodes.parts.schedule_parameters import make_schedule
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.records import (
     EPISODE_EVENT,
     EPISODE_PLAN,
@@ -55,7 +56,9 @@ class FleetNode(PipelineNode):
         self._resume = self.parameter("resume", False, "go on with the run in output")
         base = self.parameter("base_checkpoint", "", "the base, for the report")
         patience = self.parameter(
-            "patience_s", 300.0, "after how long an episode that all wait for is played elsewhere"
+            "patience_s",
+            300.0,
+            About("after how long an episode that all wait for is played elsewhere", 0),
         )
         self._fleet = Fleet(make_schedule(self), robots, patience)
         write_run(self._output, {"seed": self._fleet.schedule.seed, "base_checkpoint": base})

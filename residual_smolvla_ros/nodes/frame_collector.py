@@ -8,6 +8,7 @@ from std_msgs.msg import Bool
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.records import EPISODE_EVENT, Record
 from residual_smolvla_ros.success.collector import Collector, FrameWindow
 from residual_smolvla_ros.success.frames import FrameDataset
@@ -22,15 +23,25 @@ class FrameCollectorNode(PipelineNode):
         super().__init__("frame_collector")
         output = self.parameter("output", "", "folder of the dataset; new or empty")
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras whose images to keep")
-        rate = self.parameter("rate_hz", 5.0, "frames a second, in the images' time")
-        size = self.parameter("image_size", [128, 128], "height and width of the frames in pixels")
+        rate = self.parameter(
+            "rate_hz", 5.0, About("frames a second, in the images' time", above=0)
+        )
+        size = self.parameter("image_size", [128, 128], About("height and width of frames", 1))
         task = self.parameter("task", "", "what the episodes are about, for the dataset")
         window = FrameWindow(
-            success_s=self.parameter("success_s", 0.5, "end of a success that counts as done"),
-            after_s=self.parameter("after_s", 1.0, "frames to keep after the end, at most"),
-            unsure_s=self.parameter("unsure_s", 1.0, "of a success, before success_s: left out"),
+            success_s=self.parameter(
+                "success_s", 0.5, About("end of a success that counts as done", 0)
+            ),
+            after_s=self.parameter(
+                "after_s", 1.0, About("frames to keep after the end, at most", 0)
+            ),
+            unsure_s=self.parameter(
+                "unsure_s", 1.0, About("of a success, before success_s: left out", 0)
+            ),
         )
-        self._silence = self.parameter("silence_s", 2.0, "a camera is silent after so long")
+        self._silence = self.parameter(
+            "silence_s", 2.0, About("a camera is silent after so long", above=0)
+        )
         self._dataset = FrameDataset(output, cameras, rate, tuple(size), task)
         self._collector = Collector(self._dataset, window)
         self._image_clock = ImageClock(cameras, rate)

@@ -23,6 +23,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.parameters import TORCH_THREADS
 from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP
 from residual_smolvla_ros.robots.joints import in_order
@@ -45,7 +46,7 @@ class LearnerNode(PipelineNode):
         residual = self.parameter(
             "residual_checkpoint", "", "checkpoint whose weights the run starts from"
         )
-        torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
+        torch.set_num_threads(self.parameter("torch_threads", 1, TORCH_THREADS))
         self._joint_names = tuple(
             self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
         )
@@ -87,6 +88,10 @@ class LearnerNode(PipelineNode):
             self.create_timer(LEARN_TURN_S, partial(intake.learn_on, LEARN_STEPS))
         self._publish_weights(intake.weights())
 
+    def change(self, values: dict) -> None:
+        """Learn with other settings from the next update on."""
+        self._learner.change(values)
+
     def _listen(self, intakes: dict[str, Intake], executed: bool) -> None:
         for arm, intake in intakes.items():
             place = f"{arm}/" if arm else ""
@@ -122,6 +127,7 @@ class LearnerNode(PipelineNode):
         arms = self._fleet.arms.values() if self._fleet else [self._intake]
         self.counts["episodes"] = sum(arm.episodes for arm in arms)
         values = {name: f"{value:.4g}" for name, value in self._intake.metrics.items()}
+        values |= {f"setting/{name}": f"{v:.6g}" for name, v in self._learner.settings.items()}
         values["version"] = str(self._learner.counters.version)
         values["collected"] = f"{self._learner.collected}/{self._learner.episodes_per_update}"
         if self._fleet:

@@ -16,9 +16,7 @@ from residual_smolvla_ros.nodes.common import (
     to_message,
     to_nanoseconds,
 )
-from residual_smolvla_ros.nodes.common import (
-    main as run,
-)
+from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.command_publisher import Command, CommandPublisher
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.intervention import Intervention
@@ -26,6 +24,7 @@ from residual_smolvla_ros.nodes.parts.joint_names import JointNames
 from residual_smolvla_ros.nodes.parts.plan_worker import PlanWorker
 from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
+from residual_smolvla_ros.parameters import TORCH_THREADS, About
 from residual_smolvla_ros.planning import make_planning
 from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.features import ResidualConfig
@@ -67,10 +66,10 @@ class PolicyNode(PipelineNode):
                 "joint_names", list(JOINT_NAMES), "joints in the order of the checkpoint's features"
             )
         )
-        self._rate_hz = self.parameter("rate_hz", 30.0, "control rate of the robot")
+        self._rate_hz = self.parameter("rate_hz", 30.0, About("control rate of the robot", 1, 100))
         self._lockstep = self.parameter("lockstep", True, "wait for images of the state's stamp")
         wait = self.parameter("wait_for_weights", True, "whether a learner sends weights")
-        torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
+        torch.set_num_threads(self.parameter("torch_threads", 1, TORCH_THREADS))
 
         planning = make_planning(self.parameter)
         base = load_base(checkpoint, device, planning)

@@ -31,6 +31,7 @@ from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.dataset_writer import DatasetWriter
 from residual_smolvla_ros.nodes.parts.images import to_png_message
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.recording.bag_reader import GLOBAL, SESSION
 from residual_smolvla_ros.recording.bag_thread import BagThread
 from residual_smolvla_ros.recording.session import (
@@ -78,14 +79,14 @@ class RecorderNode(PipelineNode):
         bag = self.parameter("bag", "", "bag to write; none: the session is described only")
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras whose images to record")
         transport = self.parameter(
-            "image_transport", "compressed", "images to take: raw (written as PNG) or compressed"
+            "image_transport",
+            "compressed",
+            About("images to take; raw ones are written as PNG", choices=("raw", "compressed")),
         )
         self._needed = set(
             self.parameter("needed", ["joint_states"], "topics that the session waits for")
         )
-        waiting = self.parameter("max_waiting_mb", 256, "images are dropped beyond")
-        if transport not in ("raw", "compressed"):
-            raise ConfigError(f"image_transport: expected raw or compressed, found {transport!r}")
+        waiting = self.parameter("max_waiting_mb", 256, About("images are dropped beyond", 0))
         if not outline:
             raise ConfigError("session: expected what the pipeline tells of it, found none")
         session = describe(outline)

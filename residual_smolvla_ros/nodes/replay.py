@@ -15,6 +15,7 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import RECORD_QOS, PipelineNode
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.image_intake import read_stamp
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.recording.bag_reader import Bag, Message, open_bag
 from residual_smolvla_ros.recording.checks.command import node_parameters
 from residual_smolvla_ros.recording.tracks import Track, check_joints, choose, is_states
@@ -28,6 +29,7 @@ ACK_S = 5.0
 # As the simulator does with a state that is not answered.
 REPEAT_S, ANSWER_S = 0.5, 10.0
 ANY, NONE = "any", "none"
+CUT_OFF = ("refuse", "allow")
 
 
 class ReplayNode(PipelineNode):
@@ -36,15 +38,17 @@ class ReplayNode(PipelineNode):
     def __init__(self):
         super().__init__("replay")
         path = self.parameter("bag", "", "bag to play")
-        truncated = self.parameter("truncated", "refuse", "cut off bags: refuse or allow")
-        self._rate = self.parameter("rate", 1.0, "1: real time; 0: as fast as it is taken")
+        truncated = self.parameter("truncated", "refuse", About("cut off bags", choices=CUT_OFF))
+        self._rate = self.parameter(
+            "rate", 1.0, About("1: real time; 0: as fast as it is taken", 0)
+        )
         topics = self._names("topics", "topics to play; default: all")
         remaps = self._names("remap", "other names for topics: old=new")
         self._wait_for = self._names("wait_for", "topics that must have a subscriber first")
         answers = self.parameter("answers", "", "topic whose message each joint_states waits for")
         joints = self._names("joint_names", "joints of joint_states; any: whatever they are")
-        if not path or self._rate < 0:
-            raise ConfigError(f"expected a bag and a rate of 0 or more, found {path}, {self._rate}")
+        if not path:
+            raise ConfigError("bag: expected a bag, found none")
         self._bag = open_bag(path, truncated)
         pairs = dict(pair.split("=", 1) for pair in remaps)
         self._tracks = {t.topic: t for t in choose(self._bag, topics, pairs, answers)}

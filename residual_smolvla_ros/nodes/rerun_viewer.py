@@ -9,12 +9,12 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos, to_nanoseconds
 from residual_smolvla_ros.nodes.common import main as run
-from residual_smolvla_ros.nodes.parts.image_intake import TRANSPORTS
+from residual_smolvla_ros.nodes.parts.image_intake import TRANSPORT, TRANSPORTS
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
 from residual_smolvla_ros.nodes.parts.rerun_log import VIEWER, Moment, RerunLog
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.records import REWARD, Record
 from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
@@ -28,16 +28,10 @@ class RerunViewerNode(PipelineNode):
     def __init__(self):
         super().__init__("rerun_viewer")
         sink = self.parameter("sink", VIEWER, "viewer, host:port of one elsewhere, or a new *.rrd")
-        rate = self.parameter("rate_hz", 30.0, "how often what is new is logged")
+        rate = self.parameter("rate_hz", 30.0, About("how often what is new is logged", above=0))
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras to show, by topic name")
-        transport = self.parameter("image_transport", "raw", "images to take: raw or compressed")
+        transport = self.parameter("image_transport", "raw", TRANSPORT)
         names = self.parameter("joint_names", list(JOINT_NAMES), "joints of the robot")
-        if transport not in TRANSPORTS:
-            raise ConfigError(
-                f"image_transport: expected one of {', '.join(TRANSPORTS)}, found {transport!r}"
-            )
-        if rate <= 0:
-            raise ConfigError(f"rate_hz: expected more than 0, found {rate}")
         self._names = JointNames(self, names)
         self._type, topic, self._decode = TRANSPORTS[transport]
         self._images: dict[str, bytes] = {}

@@ -18,6 +18,7 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.records import (
     ENVIRONMENT_STATE,
     EPISODE_EVENT,
@@ -48,10 +49,14 @@ class RewardNode(PipelineNode):
         )
         self._topic_names = JointNames(self, self._joint_names).on_topics
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras that the robot has")
-        rate = self.parameter("rate_hz", 30.0, "control rate of the robot")
+        rate = self.parameter("rate_hz", 30.0, About("control rate of the robot", 1, 100))
         lockstep = self.parameter("lockstep", True, "whether the simulator waits for commands")
-        terms = self.group("terms") or default_terms(environment)
-        period = self.parameter("camera_period_steps", 1, "images come every n control steps")
+        terms = self.group("terms", "reward terms: [rewards.md](rewards.md)") or default_terms(
+            environment
+        )
+        period = self.parameter(
+            "camera_period_steps", 1, About("control steps between two images of a camera", 1)
+        )
         self._reward = make_terms(terms, self._joint_names, cameras, rate, period)
         self._judge = Judge(self._reward, environment, executed, lockstep)
         self._poses: dict[str, Pose] = {}

@@ -25,6 +25,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.robots.arm import ArmState, SafeArm
 from residual_smolvla_ros.robots.driver import RobotDriver, RobotLost
 from residual_smolvla_ros.robots.limits import ArmSettings
@@ -33,19 +34,7 @@ from residual_smolvla_ros.robots.safety import CommandRefused, Mode
 
 MAX_RATE_HZ = 100.0
 WARN_EVERY_S = 5.0
-DESCRIPTIONS = {
-    "lower": "lower joint limits in rad; default: the calibration's",
-    "upper": "upper joint limits in rad; default: the calibration's",
-    "limit_margin": "how far commands stay inside the joint limits, in rad",
-    "max_step": "how far a goal may be from the measured position, in rad",
-    "max_velocity": "how fast a goal may move, in rad/s",
-    "ramp_s": "after a hold the allowed velocity rises over this time, in s",
-    "command_timeout": "hold where the arm is after so long without a command, in s",
-    "home_velocity": "speed of the fastest joint on the way home, in rad/s",
-    "stall_error": "lag of a joint that counts as a stall, in rad",
-    "stall_load": "load that counts as a stall, as a share of full drive",
-    "stall_s": "a stall of so long ends in a hold until `release`, in s",
-}
+REALTIME_PRIORITY = About("SCHED_FIFO where allowed; 0: none", 0, 99)
 
 
 class So101BridgeNode(PipelineNode):
@@ -53,16 +42,15 @@ class So101BridgeNode(PipelineNode):
 
     def __init__(self):
         super().__init__("so101_bridge", automatically_declare_parameters_from_overrides=True)
-        rate = self.parameter("rate_hz", 30.0, "how often the robot is read, 1 to 100")
-        if not 1.0 <= rate <= MAX_RATE_HZ:
-            raise ConfigError(f"rate_hz: expected 1 to {MAX_RATE_HZ:.0f}, found {rate}")
+        rate = self.parameter("rate_hz", 30.0, About("how often the robot is read", 1, MAX_RATE_HZ))
         self._reset_time = self.parameter(
             "reset_time_s", 10.0, "time to set the scene after going home; < 0: until `done`"
         )
         home = self.parameter("home", Parameter.Type.DOUBLE_ARRAY, "where home is, in rad")
         settings = self._make_settings()
         try:
-            self._arm = SafeArm(RobotDriver(self.group("robot")), settings, rate)
+            robot = RobotDriver(self.group("robot", "the robot, as LeRobot's `--robot.`"))
+            self._arm = SafeArm(robot, settings, rate)
         except RobotLost as error:
             raise ConfigError(f"expected a robot, found none: {error}") from None
         names = self._arm.joint_names
@@ -89,7 +77,7 @@ class So101BridgeNode(PipelineNode):
         self.create_service(Trigger, "~/home", self._on_home)
         self.create_service(Trigger, "reset_environment", self._on_reset)
         self.create_service(Trigger, "reset_environment/done", self._on_done)
-        priority = self.parameter("realtime_priority", 50, "SCHED_FIFO where allowed; 0: none")
+        priority = self.parameter("realtime_priority", 50, REALTIME_PRIORITY)
         self._thread = RealtimeThread(priority)
         if self._thread.error:
             self.get_logger().info(f"no real-time scheduling: {self._thread.error}")
@@ -103,7 +91,7 @@ class So101BridgeNode(PipelineNode):
             default = field.default
             if isinstance(default, tuple):
                 default = list(default) or Parameter.Type.DOUBLE_ARRAY
-            value = self.parameter(field.name, default, DESCRIPTIONS[field.name])
+            value = self.parameter(field.name, default, field.metadata["about"])
             values[field.name] = () if value is None else value
         return ArmSettings(**values)
 

@@ -31,6 +31,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.parts.images import pinhole_info, to_image_message
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.records import ENVIRONMENT_STATE, EPISODE_EVENT, Record, pack
 from residual_smolvla_ros.robots.simulation import CAMERAS, RATE_HZ, SimulatedSO101
 
@@ -50,13 +51,11 @@ class So101SimNode(PipelineNode):
             "lockstep", True, "wait for the command to each state instead of running in real time"
         )
         self._camera_period = self.parameter(
-            "camera_period_steps", 1, "render the cameras every n control steps of an episode"
+            "camera_period_steps", 1, About("control steps between two images of a camera", 1)
         )
         self._seed = self.parameter(
             "seed", 0, "first seed of resets that no episode/event prepared"
         )
-        if self._camera_period < 1:
-            raise ValueError(f"camera_period_steps: expected >= 1, found {self._camera_period}")
         self._sim = SimulatedSO101()
         self._names = JointNames(self, self._sim.joint_names).on_topics
         self._sim.reset(self._seed)

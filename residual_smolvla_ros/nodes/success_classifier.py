@@ -14,6 +14,7 @@ from std_msgs.msg import Bool, Float32, String
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, to_message
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
+from residual_smolvla_ros.parameters import TORCH_THREADS, About
 from residual_smolvla_ros.records import SUCCESS_ESTIMATE, pack
 from residual_smolvla_ros.success.hold import SuccessHold
 from residual_smolvla_ros.success.model import SuccessModel
@@ -30,9 +31,13 @@ class SuccessClassifierNode(PipelineNode):
             "cameras", ["front", "wrist"], "cameras that the robot has, by topic name"
         )
         device = self.parameter("device", "cpu", "torch device of the reward model")
-        threshold = self.parameter("threshold", 0.9, "probability that counts as success")
-        hold = self.parameter("hold_s", 0.3, "time that it must stay there, in the images' time")
-        rate = self.parameter("rate_hz", 5.0, "predictions a second at most, in the images' time")
+        threshold = self.parameter(
+            "threshold", 0.9, About("probability of success", above=0, most=1)
+        )
+        hold = self.parameter("hold_s", 0.3, About("time above it, in the images' time", 0))
+        rate = self.parameter(
+            "rate_hz", 5.0, About("predictions a second at most, in the images' time", above=0)
+        )
         allow_hub = self.parameter(
             "allow_hub", False, "fetch the encoder from the hub, and run code that comes with it"
         )
@@ -40,8 +45,10 @@ class SuccessClassifierNode(PipelineNode):
             "allow_code", False, "run Python code in the folder of the encoder"
         )
         self._task = self.parameter("task", "", "language instruction, for models that read it")
-        self._silence = self.parameter("silence_s", 2.0, "a camera is silent after so long")
-        torch.set_num_threads(self.parameter("torch_threads", 1, "threads of torch's operators"))
+        self._silence = self.parameter(
+            "silence_s", 2.0, About("a camera is silent after so long", above=0)
+        )
+        torch.set_num_threads(self.parameter("torch_threads", 1, TORCH_THREADS))
 
         self._hold = SuccessHold(threshold, hold)
         self._model = SuccessModel.load(checkpoint, device, allow_hub, allow_code)

@@ -12,10 +12,10 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, to_stamp
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.robots.leader import RECONNECT_S, Leader
 from residual_smolvla_ros.robots.servo_bus import DeviceLost
 
@@ -28,13 +28,11 @@ class TeleopNode(PipelineNode):
 
     def __init__(self):
         super().__init__("teleop", automatically_declare_parameters_from_overrides=True)
-        rate = self.parameter("rate_hz", 60.0, "how often the leader is read, 5 to 200")
-        if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
-            raise ConfigError(
-                f"rate_hz: expected {MIN_RATE_HZ:.0f} to {MAX_RATE_HZ:.0f}, found {rate}"
-            )
+        rate = self.parameter(
+            "rate_hz", 60.0, About("how often the leader is read", MIN_RATE_HZ, MAX_RATE_HZ)
+        )
         self._rate = rate
-        self._leader = Leader(self.group("teleop"))
+        self._leader = Leader(self.group("teleop", "the leader arm, as LeRobot's `--teleop.`"))
         self._names = JointNames(self, self._leader.joint_names).on_topics
         self._told: str | None = None  # the trouble that was logged last
         self._active = False

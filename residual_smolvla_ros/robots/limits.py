@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from residual_smolvla_ros.errors import ConfigError
+from residual_smolvla_ros.parameters import check_settings, setting
 from residual_smolvla_ros.robots.safety import SafetyLimits
 from residual_smolvla_ros.robots.units import is_gripper
 
@@ -16,17 +17,29 @@ class ArmSettings:
     The limits are those of the calibration where `lower` and `upper` are empty. See SafetyLimits.
     """
 
-    lower: tuple[float, ...] = ()
-    upper: tuple[float, ...] = ()
-    limit_margin: float = 0.02
-    max_step: tuple[float, ...] = (0.4,)
-    max_velocity: tuple[float, ...] = (3.0,)
-    ramp_s: float = 1.0
-    command_timeout: float = 0.2
-    home_velocity: float = 0.5
-    stall_error: float = 0.15
-    stall_load: float = 0.6
-    stall_s: float = 1.0
+    lower: tuple[float, ...] = setting((), "lower joint limits in rad; default: the calibration's")
+    upper: tuple[float, ...] = setting((), "upper joint limits in rad; default: the calibration's")
+    limit_margin: float = setting(
+        0.02, "how far commands stay inside the joint limits, in rad", least=0
+    )
+    max_step: tuple[float, ...] = setting(
+        (0.4,), "how far a goal may be from the measured position, in rad", above=0
+    )
+    max_velocity: tuple[float, ...] = setting((3.0,), "how fast a goal may move, in rad/s", above=0)
+    ramp_s: float = setting(
+        1.0, "after a hold the allowed velocity rises over this time, in s", least=0
+    )
+    command_timeout: float = setting(
+        0.2, "hold where the arm is after so long without a command, in s", above=0
+    )
+    home_velocity: float = setting(
+        0.5, "speed of the fastest joint on the way home, in rad/s", above=0
+    )
+    stall_error: float = setting(0.15, "lag of a joint that counts as a stall, in rad", least=0)
+    stall_load: float = setting(
+        0.6, "load that counts as a stall, as a share of full drive", least=0
+    )
+    stall_s: float = setting(1.0, "a stall of so long ends in a hold until `release`", above=0)
 
 
 def make_limits(
@@ -62,17 +75,12 @@ def make_limits(
     lower, upper = lower + margin, upper - margin
     if not (lower < upper).all():
         raise ConfigError(f"lower, upper: expected lower < upper, found {lower} and {upper}")
-    for name, values in (("max_step", max_step), ("max_velocity", max_velocity)):
-        if not (values > 0).all():
-            raise ConfigError(f"{name}: expected > 0, found {values.tolist()}")
+    check_settings(settings)
     if settings.stall_error >= max_step[~gripper].min(initial=np.inf):
         raise ConfigError(
             f"stall_error: expected less than max_step ({max_step.tolist()}), beyond which no goal "
             f"is written, found {settings.stall_error}"
         )
-    for name in ("command_timeout", "home_velocity", "stall_s"):
-        if not getattr(settings, name) > 0:
-            raise ConfigError(f"{name}: expected > 0, found {getattr(settings, name)}")
     return SafetyLimits(
         lower=lower,
         upper=upper,

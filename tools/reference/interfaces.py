@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from residual_smolvla_ros.parameters import About, about
+
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ROOT / "residual_smolvla_ros" / "nodes"
 PARTS = "residual_smolvla_ros.nodes.parts"
@@ -62,21 +64,15 @@ TYPES = {
     "_type_of(track.kind)": "as recorded",
     "_type_of(kind)": "as recorded",
 }
-GROUPS = {
-    "robot": "the robot, as LeRobot's `--robot.`",
-    "camera": "the camera, as in LeRobot's `--robot.cameras`",
-    "teleop": "the leader arm, as LeRobot's `--teleop.`",
-    "terms": "reward terms: [rewards.md](rewards.md)",
-}
 
 
 @dataclass
 class Interface:
-    """A node: names of parameters to (default, meaning); of the rest to types."""
+    """A node: names of parameters to (default, what is told of it); of the rest to types."""
 
     name: str
     summary: str
-    parameters: dict[str, tuple[object, str]] = field(default_factory=dict)
+    parameters: dict[str, tuple[object, About]] = field(default_factory=dict)
     publishes: dict[str, str] = field(default_factory=dict)
     hears: dict[str, str] = field(default_factory=dict)
     offers: dict[str, str] = field(default_factory=dict)
@@ -133,10 +129,11 @@ class _Reader:
             if call.func.attr == "parameter":
                 self._parameter(call)
             elif call.func.attr == "_names":
-                self._node.parameters[self._value(call.args[0])] = ([], self._value(call.args[1]))
+                told = about(self._value(call.args[1]))
+                self._node.parameters[self._value(call.args[0])] = ([], told)
             elif call.func.attr == "group":
-                prefix = self._value(call.args[0])
-                self._node.parameters[f"{prefix}.*"] = (None, GROUPS[prefix])
+                prefix, told = (self._value(value) for value in call.args)
+                self._node.parameters[f"{prefix}.*"] = (None, about(told))
             elif call.func.attr in CALLS:
                 kind, of, name_place = CALLS[call.func.attr]
                 type_name = of if isinstance(of, str) else self._type(call.args[of])
@@ -153,8 +150,8 @@ class _Reader:
         name, *rest = call.args
         if not isinstance(name, ast.Constant):
             return  # in a loop: see _loops
-        default, meaning = (self._value(value) for value in rest)
-        self._node.parameters[name.value] = (default, meaning)
+        default, told = (self._value(value) for value in rest)
+        self._node.parameters[name.value] = (default, about(told))
 
     def _topics(self, name: ast.expr) -> list[str]:
         text = ast.unparse(name)
@@ -189,32 +186,32 @@ def _loops(node: Interface) -> None:
         from residual_smolvla_ros.nodes import so101_bridge as module
 
         for of in dataclasses.fields(module.ArmSettings):
-            node.parameters[of.name] = (of.default, module.DESCRIPTIONS[of.name])
+            node.parameters[of.name] = (of.default, of.metadata["about"])
     if node.name in ("episode", "fleet"):
         from residual_smolvla_ros.nodes.parts.schedule_parameters import SCHEDULE
 
-        node.parameters |= SCHEDULE
+        node.parameters |= {n: (default, about(told)) for n, (default, told) in SCHEDULE.items()}
     if node.name == "learner":
         node.parameters |= _learner()
     if node.name == "policy":
         node.parameters |= _planning()
 
 
-def _planning() -> dict[str, tuple[object, str]]:
+def _planning() -> dict[str, tuple[object, About]]:
     """Return what `make_planning` asks for."""
     from residual_smolvla_ros.planning import make_planning
 
     asked = {}
 
-    def parameter(name, default, meaning):
-        asked[name] = (default, meaning)
+    def parameter(name, default, told):
+        asked[name] = (default, about(told))
         return default
 
     make_planning(parameter)
     return asked
 
 
-def _learner() -> dict[str, tuple[object, str]]:
+def _learner() -> dict[str, tuple[object, About]]:
     """Return what `make_learner` asks for, of each algorithm."""
     from residual_smolvla_ros.learning.settings import ALGORITHMS, make_learner
     from residual_smolvla_ros.robots.units import JOINT_NAMES
@@ -223,21 +220,21 @@ def _learner() -> dict[str, tuple[object, str]]:
     for algorithm in ALGORITHMS:
         asked[algorithm] = {}
 
-        def parameter(name, default, meaning, of=algorithm):
-            asked[of][name] = (default, meaning)
+        def parameter(name, default, told, of=algorithm):
+            asked[of][name] = (default, about(told))
             return of if name == "algorithm" else default
 
         make_learner(parameter, JOINT_NAMES, None, 0)
-    every: dict[str, tuple[object, str]] = {}
+    every: dict[str, tuple[object, About]] = {}
     for name in dict.fromkeys(name for of in asked.values() for name in of):
         of = {a: values[name] for a, values in asked.items() if name in values}
         defaults = [default for default, _ in of.values()]
-        meaning = re.sub(r"^\w+'s \w+$", "", next(iter(of.values()))[1])
-        pages = ", ".join(f"[{a}.md]({a}.md)" for a in of)
-        if len(of) < len(asked) or not meaning:
-            meaning = f"{meaning}: {pages}".removeprefix(": ")
+        told = next(iter(of.values()))[1]
+        if len(of) < len(asked):
+            pages = ", ".join(f"[{a}.md]({a}.md)" for a in of)
+            told = dataclasses.replace(told, description=f"{told.description}: {pages}")
         same = all(default == defaults[0] for default in defaults)
-        every[name] = (defaults[0] if same else dict(zip(of, defaults, strict=True)), meaning)
+        every[name] = (defaults[0] if same else dict(zip(of, defaults, strict=True)), told)
     return every
 
 

@@ -13,7 +13,8 @@ PAGE = ROOT / "docs" / "reference.md"
 HEAD = """# Reference
 
 Written from the code by `.venv/bin/python tools/reference/page.py`; a test compares. What topics
-are for stands in the [README](../README.md#topics), what parameters do in
+are for stands in the [README](../README.md#topics). A parameter is read at the start unless the
+table says when a [change](parameters.md) counts; what parameters do stands in
 [training.md](training.md), [ppo.md](ppo.md), [td3.md](td3.md), [rewards.md](rewards.md) and
 [safety.md](safety.md).
 """
@@ -98,8 +99,13 @@ def node_section(node: Interface) -> str:
     ):
         if names:
             text += f"{title}: {', '.join(f'`{name}`' for name in names)}.\n\n"
-    rows = [(f"`{n}`", shown(value), meaning) for n, (value, meaning) in node.parameters.items()]
-    return text + table(("parameter", "default", "meaning"), rows)
+    rows = [
+        (f"`{name}`", shown(value), told.expected, told.live, told.description)
+        for name, (value, told) in node.parameters.items()
+    ]
+    return text + table(
+        ("parameter", "default", "expected", "change takes effect", "meaning"), rows
+    )
 
 
 def topics(nodes: list[Interface]) -> str:

@@ -8,8 +8,8 @@ from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from residual_smolvla_ros.arguments import ARRAY, TRAJECTORY
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import CONTROL_QOS, PipelineNode, to_nanoseconds
+from residual_smolvla_ros.parameters import About
 
 NS = 1_000_000_000
 # A state that seems older is of another clock.
@@ -33,15 +33,15 @@ class CommandPublisher:
         self, node: PipelineNode, names: Sequence[str], period_ns: int, real_time: bool = False
     ):
         kind = node.parameter(
-            "command_type", TRAJECTORY, f"{TRAJECTORY}, or {ARRAY} (forward_command_controller)"
+            "command_type",
+            TRAJECTORY,
+            About(f"{ARRAY}: for a forward_command_controller", choices=(TRAJECTORY, ARRAY)),
         )
-        if kind not in (TRAJECTORY, ARRAY):
-            raise ConfigError(f"command_type: expected {TRAJECTORY} or {ARRAY}, found {kind!r}")
         wanted = node.parameter(
-            "command_time_s", 0.0, "when after its state a trajectory ends; 0: a control period"
+            "command_time_s",
+            0.0,
+            About("when after its state a trajectory ends; 0: a control period", 0, 1),
         )
-        if not 0.0 <= wanted <= 1.0:
-            raise ConfigError(f"command_time_s: expected 0 to 1, found {wanted}")
         self._time_ns = round(wanted * NS) or period_ns
         self._node, self._real_time = node, real_time
         self._names = list(names)

@@ -8,10 +8,10 @@ import cv2
 from rclpy.serialization import deserialize_message
 
 from residual_smolvla_ros.console.server import Picture
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos
-from residual_smolvla_ros.nodes.parts.image_intake import TRANSPORTS, read_stamp
+from residual_smolvla_ros.nodes.parts.image_intake import TRANSPORT, TRANSPORTS, read_stamp
 from residual_smolvla_ros.nodes.parts.images import from_image_message
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.robots.frames import encode_jpeg
 
 JPEG_QUALITY = 80
@@ -28,14 +28,8 @@ class CameraViews:
     """
 
     def __init__(self, node: PipelineNode, cameras: Sequence[str]):
-        transport = node.parameter("image_transport", "raw", "images to take: raw or compressed")
-        self._width = node.parameter("image_width", 480, "raw images are shown at most this wide")
-        if transport not in TRANSPORTS:
-            raise ConfigError(
-                f"image_transport: expected one of {', '.join(TRANSPORTS)}, found {transport!r}"
-            )
-        if self._width < 16:
-            raise ConfigError(f"image_width: expected at least 16, found {self._width}")
+        transport = node.parameter("image_transport", "raw", TRANSPORT)
+        self._width = node.parameter("image_width", 480, About("width of raw images at most", 16))
         self._type, self._topic, _ = TRANSPORTS[transport]
         self._encode = self._from_raw if transport == "raw" else self._from_compressed
         self._node = node

@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 from residual_smolvla_ros.nodes.common import PipelineNode
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.recording.session import Session
 
 
@@ -15,12 +16,20 @@ class DatasetWriter:
 
     def __init__(self, node: PipelineNode, session: Session):
         folder = node.parameter("dataset", "", "LeRobotDataset to write; none: no dataset")
-        episodes = node.parameter("dataset_episodes", "all", "episodes to take: all or success")
+        episodes = node.parameter(
+            "dataset_episodes", "all", About("episodes to take", choices=("all", "success"))
+        )
         phases = node.parameter("dataset_phases", "", "of these phases, as train,validation")
         videos = node.parameter("dataset_videos", True, "images as video; false: PNG without loss")
-        age = node.parameter("dataset_max_image_age_s", 0.15, "no episode with older images")
-        waiting = node.parameter("dataset_max_waiting_mb", 1000, "episodes are dropped beyond")
-        self._close_s = node.parameter("dataset_close_s", 3, "what may be written at the end")
+        age = node.parameter(
+            "dataset_max_image_age_s", 0.15, About("no episode with older images", 0)
+        )
+        waiting = node.parameter(
+            "dataset_max_waiting_mb", 1000, About("episodes are dropped beyond", 0)
+        )
+        self._close_s = node.parameter(
+            "dataset_close_s", 3, About("what may be written at the end", 0)
+        )
         self._node, self._thread, self._has_failed = node, None, False
         if not folder:
             return

@@ -9,14 +9,15 @@ import numpy as np
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
-from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import PipelineNode, image_qos
 from residual_smolvla_ros.nodes.parts.images import from_compressed_message, from_image_message
+from residual_smolvla_ros.parameters import About
 
 TRANSPORTS = {
     "raw": (Image, "image_raw", from_image_message),
     "compressed": (CompressedImage, "image_raw/compressed", from_compressed_message),
 }
+TRANSPORT = About("images to take", choices=tuple(TRANSPORTS))
 # CDR: 4 bytes of encapsulation, of which the second tells the byte order; then the message, whose
 # first field is the header, whose first field is the stamp.
 STAMP_END = 12
@@ -37,16 +38,12 @@ class ImageIntake:
         lockstep: bool,
         on_image: Callable[[str], None] | None = None,
     ):
-        transport = node.parameter("image_transport", "raw", "images to take: raw or compressed")
-        if transport not in TRANSPORTS:
-            raise ConfigError(
-                f"image_transport: expected one of {', '.join(TRANSPORTS)}, found {transport!r}"
-            )
+        transport = node.parameter("image_transport", "raw", TRANSPORT)
         image_age = node.parameter(
-            "max_image_age_s", 0.05, "no plan from an image that is older; not in lockstep"
+            "max_image_age_s", 0.05, About("no plan from an older image; not in lockstep", 0)
         )
         camera_timeout = node.parameter(
-            "camera_timeout_s", 0.15, "no command once a camera has been silent for so long"
+            "camera_timeout_s", 0.15, About("no command once a camera has been silent so long", 0)
         )
         self._image_age_ns = round(1e9 * image_age)
         self._camera_timeout_ns = round(1e9 * camera_timeout)

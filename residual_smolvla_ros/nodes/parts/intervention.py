@@ -10,6 +10,7 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode
+from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.policy.handover import PERSON, Handover
 
 # Targets that stay away for longer are a leader arm that was lost, or a page that was closed.
@@ -24,7 +25,9 @@ class Intervention:
     """
 
     def __init__(self, node: PipelineNode, joint_names: Sequence[str], refusal: Callable[[], str]):
-        handover = node.parameter("handover_s", 1.0, "time in which the arm changes hands, in s")
+        handover = node.parameter(
+            "handover_s", 1.0, About("time in which the arm changes hands", 0)
+        )
         self._handover = Handover(handover)
         self._node = node
         self._joint_names = joint_names

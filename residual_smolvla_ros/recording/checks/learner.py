@@ -104,10 +104,14 @@ class Redone:
     def play(self) -> dict[int, Record]:
         """Return the weights of each version."""
         made: dict[int, Record] = {}
+        settings = {r.metadata["version"]: _settings(r) for r in _weights(self._bag)}
 
         def publish(blob: bytes) -> None:
             record = unpack(WEIGHTS, blob)
-            made.setdefault(record.metadata["version"], record)
+            version = record.metadata["version"]
+            made.setdefault(version, record)
+            # What was changed while the session ran: the next version tells what it was made with.
+            self._learner.change(settings.get(version + 1, {}))
 
         # The bag's log time stands in for the clock: what it says of lost records counts.
         now = [self._bag.start / 1e9]
@@ -141,6 +145,10 @@ class Redone:
 def _weights(bag: Bag):
     for message in bag.messages(["learner/weights"]):
         yield record_in(bag, message, WEIGHTS)
+
+
+def _settings(record: Record) -> dict:
+    return json.loads(record.metadata["progress"]).get("settings", {})
 
 
 def _as_checkpoint(record: Record) -> ResidualCheckpoint:
