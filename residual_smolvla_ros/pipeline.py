@@ -30,6 +30,8 @@ from residual_smolvla_ros.session_outline import dataset_folder, free_folder, ne
 
 SIM_RATE_HZ = 30.0
 DATASET_CLOSE_S = 600
+# A network that is away for 10 s costs no record: what was under way comes again then.
+REMOTE_SILENCE_S = 20.0
 RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 
 
@@ -106,6 +108,8 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         "total_steps": values.get("total_steps", 0),
         "lockstep": lockstep,
     }
+    if values["nodes"]:
+        learner["silence_s"] = REMOTE_SILENCE_S
     is_recorded = values["record"] != "false" or bool(values["dataset"])
     recorded = {"recorded": is_recorded}
     episode = run | recorded | _episode(values, training, bool(residual))
@@ -310,8 +314,10 @@ def replay_environment() -> dict[str, str]:
     return environment("fastdds_replay.xml")
 
 
-def environment(profile_file: str = "fastdds.xml", discovery: str = "") -> dict[str, str]:
+def environment(profile_file: str = "", discovery: str = "") -> dict[str, str]:
     """Return what the nodes need in their environment; `discovery` alone wins over a user's."""
+    local = discovery in ("", "localhost")
+    profile_file = profile_file or ("fastdds.xml" if local else "fastdds_network.xml")
     profile = share_directory() / "config" / profile_file
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),

@@ -10,12 +10,13 @@ import pytest
 from test_rollout_assembly import make_reward, make_step, stamp_of
 from test_schedule import make_outcome, make_schedule, play
 
-from residual_smolvla_ros.learning import intake
 from residual_smolvla_ros.learning.fleet import Fleet, Share, identify, outcome_from_json
 from residual_smolvla_ros.learning.fleet_intake import FleetIntake
+from residual_smolvla_ros.learning.intake import SILENCE_S
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.schedule import TRAIN, EpisodePlan
 from residual_smolvla_ros.learning.settings import make_learner
+from residual_smolvla_ros.pipeline import REMOTE_SILENCE_S
 from residual_smolvla_ros.records import EPISODE_EVENT, WEIGHTS, RecordError, pack, unpack
 
 ARMS = ("arm1", "arm2", "arm3")
@@ -171,12 +172,12 @@ def test_outcomes_pass_as_json_and_others_are_refused():
 class Taught:
     """A learner of three arms; `weights` are those of each version."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, **settings):
         learner = make_learner(lambda n, d, _: LEARNER.get(n, d), ("joint",), None, 3)
         self.run = LearnerRun(folder, learner, {}, False)
         self.weights, self.warnings, self.now = {}, [], 0.0
         self.fleet = FleetIntake(ARMS, self.run, self.keep, self.warnings.append,
-                                 clock=lambda: self.now)  # fmt: skip
+                                 clock=lambda: self.now, **settings)  # fmt: skip
 
     def keep(self, blob: bytes) -> None:
         record = unpack(WEIGHTS, blob)
@@ -238,7 +239,7 @@ def test_what_an_arm_took_with_it_when_it_was_lost_does_not_hold_up_the_update(t
     taught.fleet.take_event(event("played", 1, 0))
     taught.fleet.watch()
     assert not taught.weights
-    taught.now += 2 * intake.SILENCE_S + 1
+    taught.now += 2 * SILENCE_S + 1
     taught.fleet.watch()
     assert list(taught.weights) == [1]
     assert "training episode 0" in taught.warnings[0]
@@ -246,8 +247,8 @@ def test_what_an_arm_took_with_it_when_it_was_lost_does_not_hold_up_the_update(t
 
 
 def test_a_network_that_is_away_for_10_s_costs_no_step(tmp_path):
-    """What was under way comes with Fast DDS's next heartbeat, up to 3 s later."""
-    taught = Taught(tmp_path)
+    """What was under way comes with Fast DDS's next heartbeat, which may be lost as well."""
+    taught = Taught(tmp_path, silence_s=REMOTE_SILENCE_S)
     taught.play("arm1", 0, without="reward")
     for _ in range(13):
         taught.now += 1.0

@@ -8,7 +8,6 @@ from sensor_msgs.msg import JointState
 from test_rollout_assembly import make_reward, make_step, stamp_of
 
 from residual_smolvla_ros import pipeline
-from residual_smolvla_ros.learning import intake
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes import learner
 from residual_smolvla_ros.nodes.common import to_stamp
@@ -21,7 +20,7 @@ def node(tmp_path, monkeypatch):
     for name, value in pipeline.environment().items():
         monkeypatch.setenv(name, value)
     file = tmp_path / "learner.yaml"
-    values = {"output": str(tmp_path / "run"), "executed_commands": True}
+    values = {"output": str(tmp_path / "run"), "executed_commands": True, "silence_s": 0.0}
     values |= {
         "features": ["episode_time"],
         "action_space": "joint",
@@ -42,9 +41,8 @@ def executed(stamp: int) -> JointState:
     return message
 
 
-def test_a_lost_record_cuts_the_episode_though_the_robot_goes_on_reporting(node, monkeypatch):
+def test_a_lost_record_cuts_the_episode_though_the_robot_goes_on_reporting(node):
     """Else training would wait for it for ever: reports come at the rate of the control loop."""
-    monkeypatch.setattr(intake, "SILENCE_S", 0.0)
     for tick in range(4):
         node._intake.take_step(make_step(1, tick))
         node._on_executed(node._intake, executed(stamp_of(1, tick)))

@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from residual_smolvla_ros.learning import intake
 from residual_smolvla_ros.learning.assembly import EpisodeEnd
-from residual_smolvla_ros.learning.intake import Intake
+from residual_smolvla_ros.learning.intake import SILENCE_S, Intake
 from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.schedule import EpisodePlan
@@ -31,13 +30,15 @@ class FleetIntake:
         executed: bool = False,
         beside: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        silence_s: float = SILENCE_S,
     ):
         self.shared = Intake(run, publish, warn, executed, beside, clock)
         self.arms = {
             arm: Intake(run, publish, partial(self._warn, arm), executed, beside, clock,
-                        learn=self._take)
+                        self._take, silence_s)
             for arm in arms
         }  # fmt: skip
+        self._silence_s = silence_s
         self._tell, self._clock, self._ordered = warn, clock, not beside
         self._next = run.learner.counters.episodes + run.learner.collected
         self._ahead: dict[int, Episode | None] = {}  # None: taken already
@@ -58,7 +59,7 @@ class FleetIntake:
             arm.watch()
         since = self._played.get(self._next) if self._ordered else None
         # An arm that was lost right after an episode has taken what it had not sent with it.
-        late = since is not None and self._clock() - since > 2 * intake.SILENCE_S
+        late = since is not None and self._clock() - since > 2 * self._silence_s
         if late and not any(arm.waits for arm in self.arms.values()):
             self._tell(f"training episode {self._next}: played, and nothing of it came")
             self._ahead[self._next] = Episode()

@@ -13,9 +13,8 @@ from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.records import DISCARD, WEIGHTS, Record, RecordError, pack
 
 # Records of an episode come on three topics; what is missing when all are silent is lost. Fast DDS
-# tells every 3 s what it has sent: a last record that was dropped on the way comes again then, also
-# after a network was away for 10 s. (After 20 s Fast DDS takes the other side for gone.)
-SILENCE_S = 16.0
+# tells every 3 s what it has sent: a last record that was dropped on the way comes again then.
+SILENCE_S = 8.0
 
 
 class Intake:
@@ -24,7 +23,8 @@ class Intake:
     With `executed` each step waits for what the robot executed. With `beside` an update is made in
     pieces, by `learn_on`; else at once. `publish` is called with the learner/weights record of
     each new version, `warn` with a line for what was lost or rolled back. `clock` is in s. With
-    `learn`, that is called with each episode in place of the learner, and how it ended.
+    `learn`, that is called with each episode in place of the learner, and how it ended. What
+    has not come after `silence_s` without a record is lost.
     """
 
     def __init__(
@@ -36,13 +36,14 @@ class Intake:
         beside: bool = False,
         clock: Callable[[], float] = time.monotonic,
         learn: Callable[[EpisodeEnd, Episode], None] | None = None,
+        silence_s: float = SILENCE_S,
     ):
         self._run = run
         self._learner = run.learner
         self._publish = publish
         self._warn = warn
         self._beside = beside
-        self._clock = clock
+        self._clock, self._silence_s = clock, silence_s
         self._take = learn or (lambda end, episode: self.learn(episode))
         self._assembler = EpisodeAssembler(with_executed=executed)
         self._heard_at = clock()
@@ -98,7 +99,7 @@ class Intake:
     def watch(self) -> None:
         """Take an episode as it is where its last records do not come; to be called regularly."""
         # Not the time since the episode's end: on a busy machine the queue may be long.
-        if self._clock() - self._heard_at > SILENCE_S and self.waits:
+        if self._clock() - self._heard_at > self._silence_s and self.waits:
             self._pop_episodes(late=True)
 
     def learn_on(self, limit: int | None = None) -> None:

@@ -10,7 +10,7 @@ from std_srvs.srv import Trigger
 
 from residual_smolvla_ros.errors import CheckpointError
 from residual_smolvla_ros.learning.fleet_intake import FleetIntake
-from residual_smolvla_ros.learning.intake import Intake
+from residual_smolvla_ros.learning.intake import SILENCE_S, Intake
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.settings import make_learner
 from residual_smolvla_ros.learning.td3_learner import TD3Learner
@@ -63,6 +63,9 @@ class LearnerNode(PipelineNode):
         executed = self.parameter(
             "executed_commands", False, "whether the robot reports what it executed"
         )
+        silence = self.parameter(
+            "silence_s", SILENCE_S, "after how long without records what is missing is lost"
+        )
         robots = self.parameter("robots", [""], "arms of a fleet, by namespace; none: one arm")
         arms = tuple(filter(None, robots))
         places = ["", *(f"{arm}/" for arm in arms)]
@@ -75,6 +78,7 @@ class LearnerNode(PipelineNode):
             "warn": lambda text: self.get_logger().warning(text),
             "executed": executed,
             "beside": beside,
+            "silence_s": silence,
         }
         self._fleet = FleetIntake(arms, **settings) if arms else None
         intake = self._intake = self._fleet.shared if arms else Intake(**settings)

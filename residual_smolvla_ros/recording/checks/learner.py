@@ -13,7 +13,7 @@ import torch
 
 from residual_smolvla_ros.errors import BagError, CheckpointError
 from residual_smolvla_ros.learning.checkpoint import ResidualCheckpoint, load_checkpoint
-from residual_smolvla_ros.learning.intake import Intake
+from residual_smolvla_ros.learning.intake import SILENCE_S, Intake
 from residual_smolvla_ros.learning.learner import Learner
 from residual_smolvla_ros.learning.run import LearnerRun
 from residual_smolvla_ros.learning.settings import make_learner
@@ -88,6 +88,7 @@ class Redone:
         self._learner = make_learner(
             parameter, self._joint_names, read_token_shape(base), parameter("seed", 0)
         )
+        self._silence_s = parameter("silence_s", SILENCE_S)
         self.beside = not parameter("lockstep", True) and isinstance(self._learner, TD3Learner)
         if session.resumed:
             _copy_checkpoint(checkpoint, output / "checkpoints")
@@ -116,8 +117,9 @@ class Redone:
         # The bag's log time stands in for the clock: what it says of lost records counts.
         now = [self._bag.start / 1e9]
         intake = Intake(
-            self._run, publish, self.warnings.append, self._executed, self.beside, lambda: now[0]
-        )
+            self._run, publish, self.warnings.append, self._executed, self.beside, lambda: now[0],
+            silence_s=self._silence_s,
+        )  # fmt: skip
         publish(intake.weights())
         takers = {
             "episode/event": (EPISODE_EVENT, intake.take_event),
