@@ -25,7 +25,8 @@ USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residua
                                                       a recorded session as a LeRobotDataset
        residual-smolvla replay bag:=<bag> [check:=policy|reward|learner]
                                                       play a bag into the graph, or check a session
-       residual-smolvla keys [robot:=so101_sim]       label, stop and take over from this terminal
+       residual-smolvla keys [robot:=so101_sim] [arm:=arm1]
+                                                      label, stop and take over from this terminal
        residual-smolvla call <service>                call a service, such as episode/success
        residual-smolvla <command> --show-args         list the arguments"""
 
@@ -119,7 +120,7 @@ def _start(mode: str, given: dict[str, str]) -> int:
     if not values["sim"]:
         print(KEYS)
     steps, evaluated = described.training_steps, values["eval_episodes"]
-    with ProgressBar(described.output, steps, evaluated, values.get("resume", False)) as bar:
+    with ProgressBar(described.followed, steps, evaluated, values.get("resume", False)) as bar:
         code = starter.run(described, bar.show)
     summary = read_summary(described.output)
     if code == 0 and summary:
@@ -156,13 +157,17 @@ def _replay(given: dict[str, str]) -> int:
 
 def _keys(words: list[str]) -> int:
     given = {} if words == ["--help"] else _parse(words)
-    if given.keys() - {"robot"}:
-        raise arguments.ArgumentError(f"keys: expected robot:=<node> at most, found {given}")
+    if given.keys() - {"robot", "arm"}:
+        raise arguments.ArgumentError(
+            f"keys: expected robot:=<node> and arm:=<namespace> at most, found {given}"
+        )
     os.environ.update(pipeline.environment())
     from residual_smolvla_ros.nodes import keyboard
 
     if given:
-        words = ["--ros-args", "-p", f"robot:={given['robot']}"]
+        robot = ["-p", f"robot:={given['robot']}"] if "robot" in given else []
+        space = ["-r", f"__ns:=/{given['arm']}"] if "arm" in given else []
+        words = ["--ros-args", *robot, *space]
     keyboard.main(words)  # ends the process, but for --help
     return 0
 

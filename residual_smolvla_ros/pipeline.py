@@ -46,6 +46,12 @@ class Pipeline:
     values: dict = field(default_factory=dict)
 
     @property
+    def followed(self) -> Path:
+        """The folder whose episodes.jsonl tells how far it is: an arm's, where it is alone here."""
+        spaces = {node.namespace for node in self.nodes}
+        return self.output / spaces.pop() if len(spaces) == 1 else self.output
+
+    @property
     def training_steps(self) -> int:
         """After how many control steps training ends at the latest, for a progress bar."""
         total, episodes = self.values.get("total_steps", 0), self.values.get("episodes", 0)

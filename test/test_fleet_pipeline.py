@@ -55,6 +55,13 @@ def test_a_machine_starts_an_arm_or_the_learner(tmp_path):
     assert "arm2/policy" not in nodes(tmp_path, nodes="-arm2")
 
 
+def test_a_progress_bar_follows_all_arms_or_the_one_that_is_here(tmp_path):
+    given = {"robots": "arm1,arm2", "output": str(tmp_path / "run")}
+    for choice, folder in (("", ""), ("learner,fleet", ""), ("arm2", "arm2"), ("-arm1", "")):
+        followed = pipeline.build(FINETUNE, given | {"nodes": choice}).followed
+        assert followed == tmp_path / "run" / folder
+
+
 @pytest.mark.parametrize("robots", ["arm1,arm1", "1arm", "arm1,", "arm 1", "policy"])
 def test_what_cannot_be_a_namespace_of_its_own_is_refused(robots, tmp_path):
     with pytest.raises(ArgumentError, match="robots: expected"):
