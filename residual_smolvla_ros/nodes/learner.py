@@ -23,7 +23,7 @@ from residual_smolvla_ros.nodes.common import (
 )
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
-from residual_smolvla_ros.parameters import TORCH_THREADS
+from residual_smolvla_ros.parameters import TORCH_THREADS, About
 from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP
 from residual_smolvla_ros.robots.joints import in_order
@@ -64,7 +64,9 @@ class LearnerNode(PipelineNode):
             "executed_commands", False, "whether the robot reports what it executed"
         )
         silence = self.parameter(
-            "silence_s", SILENCE_S, "after how long without records what is missing is lost"
+            "silence_s",
+            SILENCE_S,
+            About("after how long without records what is missing is lost", 0.0),
         )
         robots = self.parameter("robots", [""], "arms of a fleet, by namespace; none: one arm")
         arms = tuple(filter(None, robots))
