@@ -159,6 +159,7 @@ ARGUMENTS = (
     Argument(
         "robots", "", "arms of a fleet, as arm1,arm2: one learner for all", robots, (FINETUNE,)
     ),
+    Argument("respawn", "false", "start a node again that has died", boolean),
     Argument("resume", "false", "go on with the run in output", boolean, (FINETUNE,)),
 )
 

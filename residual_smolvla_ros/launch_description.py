@@ -13,6 +13,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from residual_smolvla_ros import arguments, pipeline, viewing
 from residual_smolvla_ros.recording.checks import command as replay
+from residual_smolvla_ros.respawning import DELAY_S, Respawning
 from residual_smolvla_ros.robots.urdf import so101_urdf
 from residual_smolvla_ros.security import enclave
 
@@ -68,7 +69,8 @@ def _describe(wanted, start, *further) -> LaunchDescription:
 
 def _start(context: LaunchContext, mode: str, given: dict[str, str]) -> list[Action]:
     described = pipeline.build(mode, given)
-    nodes = [_node(spec, described) for spec in described.nodes]
+    respawns = Respawning(described.output, described.values["respawn"])
+    nodes = [_node(spec, described, respawns) for spec in described.nodes]
     return [LogInfo(msg=f"run: {described.output}"), *nodes]
 
 
@@ -117,11 +119,11 @@ def _view(context: LaunchContext, given: dict[str, str]) -> list[Action]:
     return nodes
 
 
-def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
+def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline, respawns: Respawning) -> Node:
     def end(event: ProcessExited, context: LaunchContext) -> list[Action] | None:
-        if context.is_shutdown:
+        if context.is_shutdown or respawns.respawns(spec.name, event.returncode):
             return None
-        if spec.executable in ("episode", "fleet") and event.returncode == 0:
+        if respawns.is_complete(spec.name, event.returncode):
             report = LogInfo(msg=f"report: {described.output / 'report.html'}")
             return [report, Shutdown(reason="the run is complete")]
         # An error, since launch ends with exit code 0 after a mere Shutdown.
@@ -143,6 +145,9 @@ def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline) -> Node:
         sigterm_timeout=str(spec.end_s),
         sigkill_timeout=_SIGKILL_S,
         on_exit=end,
+        # launch starts it again whatever it ended with, unless `end` ends the launch before.
+        respawn=described.values["respawn"],
+        respawn_delay=DELAY_S,
     )
 
 

@@ -26,6 +26,7 @@ from residual_smolvla_ros.fleet_pipeline import spread
 from residual_smolvla_ros.image_period import plan_steps, vision_steps
 from residual_smolvla_ros.node_choice import check_commands, choose_nodes
 from residual_smolvla_ros.node_spec import PACKAGE, NodeSpec
+from residual_smolvla_ros.respawning import new_run_id
 from residual_smolvla_ros.session_outline import dataset_folder, free_folder, needed_topics, outline
 
 SIM_RATE_HZ = 30.0
@@ -106,6 +107,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
         "camera_period_steps": period,
     }
     run = {"base_checkpoint": str(checkpoint), "output": str(output), "seed": values["seed"]}
+    run["run_id"] = new_run_id(values)
     if training:
         run["resume"] = values["resume"]
     learner = run | {
@@ -117,8 +119,7 @@ def build(mode: str, given: dict[str, str]) -> Pipeline:
     if values["nodes"]:
         learner["silence_s"] = REMOTE_SILENCE_S
     is_recorded = values["record"] != "false" or bool(values["dataset"])
-    recorded = {"recorded": is_recorded}
-    episode = run | recorded | _episode(values, training, bool(residual))
+    episode = run | {"recorded": is_recorded} | _episode(values, training, bool(residual))
     own_reset = values["reset_service"]
     remaps = ((RESET, own_reset),) if own_reset != RESET else ()
     nodes = [
@@ -202,6 +203,7 @@ def _recorder(mode: str, values: dict, cameras, output: Path, run: dict, nodes) 
         "needed": needed_topics(mode, values),
         "dataset": dataset_folder(values),
         "dataset_close_s": DATASET_CLOSE_S,
+        "run_id": run["run_id"],
     }
     files = nodes[0].parameter_files
     if not values["dataset"]:

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import json
+import multiprocessing
 import signal
 import sys
 import time
@@ -12,11 +13,11 @@ from pathlib import Path
 import honcho.manager
 import honcho.process
 
+from residual_smolvla_ros import respawning
 from residual_smolvla_ros.pipeline import NodeSpec, Pipeline
 from residual_smolvla_ros.security import enclave
 
 LAST_WORDS = 12
-ENDS = ("episode", "fleet")  # what a run is complete with
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
@@ -44,12 +45,21 @@ class _ArgumentProcess(honcho.process.Process):
 
 
 class _Manager(honcho.manager.Manager):
-    """Kill each node that was told to end once its own time is over, `end_s` by name."""
+    """Start nodes that died again, and kill each that was told to end once its time is over.
 
-    def __init__(self, printer, end_s: dict[str, float]):
+    `end_s` is that time, by name. `first` is the first node that ended for good; what had been
+    told to end does not count.
+    """
+
+    def __init__(self, printer, end_s: dict[str, float], respawns: respawning.Respawning, show):
         super().__init__(printer)
         self._end_s = end_s
+        self._respawns, self._show = respawns, show
+        self._due: dict[str, float] = {}  # when a node is to be started again
         self._told: float | None = None
+        self.first = ""
+        # honcho keeps an exit code, not whose it was, and ends all once one has ended.
+        self._get, self.events.get = self.events.get, self._next_event
         # Once it is over, `kill` is called again and again.
         honcho.manager.KILL_WAIT = min(end_s.values())
 
@@ -57,6 +67,9 @@ class _Manager(honcho.manager.Manager):
         """Tell all nodes to end."""
         if self._told is None:
             self._told = time.monotonic()
+        for name in self._due:  # they have ended, and stay so
+            self._processes[name]["returncode"] = 0
+        self._due.clear()
         super().terminate()
 
     def kill(self) -> None:
@@ -65,6 +78,31 @@ class _Manager(honcho.manager.Manager):
         for name, process in self._processes.items():
             if "returncode" not in process and waited > self._end_s[name]:
                 self._procmgr.kill(process["pid"])
+
+    def _next_event(self, *args, **kwargs):
+        """Return what a node has said or done; honcho does not hear of an end that is mended."""
+        for name in [n for n, due in self._due.items() if time.monotonic() >= due]:
+            del self._due[name]
+            self._start_again(name)
+        message = self._get(*args, **kwargs)
+        if message.type == "start" and self._told is not None:
+            self._procmgr.terminate(message.data["pid"])  # it had none yet when all were told
+        if message.type != "stop" or self._told is not None:
+            return message
+        code = message.data["returncode"]
+        if not self._respawns.respawns(message.name, code):
+            self.first = self.first or message.name
+            return message
+        self._show(f"node {message.name} ended with exit code {code}: it is started again")
+        self._due[message.name] = time.monotonic() + respawning.DELAY_S
+        return message._replace(type="line", data="", name=honcho.manager.SYSTEM_PRINTER_NAME)
+
+    def _start_again(self, name: str) -> None:
+        process = self._processes[name]
+        process["process"] = multiprocessing.Process(
+            name=name, target=process["obj"].run, args=(self.events, True)
+        )
+        process["process"].start()
 
 
 class _LogPrinter:
@@ -107,51 +145,35 @@ def command(node: NodeSpec, parameter_file: Path) -> list[str]:
 def run(pipeline: Pipeline, show=print) -> int:
     """Run a pipeline until its `episode` node is done, or a fleet's `fleet`; return an exit code.
 
-    A node that dies brings the rest down; its name and last words are shown. `show` prints a
-    line to the person.
+    A node that dies is started again where `respawn` says so, else it brings the rest down; its
+    name and last words are shown. `show` prints a line to the person.
     """
     end_s = {node.full_name: node.end_s for node in pipeline.nodes}
-    ends = {node.full_name for node in pipeline.nodes if node.executable in ENDS}
-    manager = _Manager(_LogPrinter(pipeline.output / "log", show), end_s)
+    respawns = respawning.Respawning(pipeline.output, pipeline.values.get("respawn", False))
+    manager = _Manager(_LogPrinter(pipeline.output / "log", show), end_s, respawns, show)
     manager._process_ctor = _ArgumentProcess
-    # A child that was told to stop is silent: the first to stop by itself decides.
-    first: list[str] = []
     for node in pipeline.nodes:
         file = _write_parameters(pipeline.output / "parameters", node)
         manager.add_process(node.full_name, command(node, file))
         log = pipeline.output / "log" / f"{node.full_name}.log"
         log.parent.mkdir(exist_ok=True)
         log.touch()
-    _remember_first_stop(manager, first)
     try:
         manager.loop()
     except KeyboardInterrupt:
         manager.terminate()
         return 130
-    name = first[0] if first else ""
-    code = manager.returncode or 0
+    # A child that was told to stop is silent: the first to stop by itself decides.
+    name, code = manager.first, manager.returncode or 0
     if code in (130, 143):
         show("interrupted: stopped with the checkpoint of the last update")
-    elif name and (code != 0 or name not in ends):
+    elif name and not respawns.is_complete(name, code):
         words = manager._printer.last_words.get(name, ())
         show(f"node {name} ended with exit code {code}; its last words:")
         for line in words:
             show(f"  {line}")
         return code if code > 0 else 1
     return code
-
-
-def _remember_first_stop(manager: honcho.manager.Manager, first: list[str]) -> None:
-    """Note which process stopped first: honcho keeps its exit code, not its name."""
-    get = manager.events.get
-
-    def noting(*args, **kwargs):
-        message = get(*args, **kwargs)
-        if message.type == "stop":
-            first.append(message.name)
-        return message
-
-    manager.events.get = noting
 
 
 def _write_parameters(folder: Path, node: NodeSpec) -> Path:

@@ -84,12 +84,15 @@ def wait_until(condition, process: subprocess.Popen, timeout_s: float = 120) -> 
 
 
 def children(process: subprocess.Popen) -> dict[str, int]:
-    """Return the nodes that a pipeline has started: name to process id."""
+    """Return the nodes that a pipeline has started and that live: name to process id."""
     import psutil
 
     found = {}
     for child in psutil.Process(process.pid).children(recursive=True):
-        words = child.cmdline()
+        try:
+            words = child.cmdline()
+        except psutil.Error:  # it has just ended
+            continue
         for word in words:
             if word.startswith("residual_smolvla_ros.nodes."):
                 found[word.rsplit(".", 1)[1]] = child.pid

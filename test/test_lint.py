@@ -86,6 +86,7 @@ LAYERS = {
     "node_choice.py": {"arguments"},
     "node_spec.py": set(),
     "fleet_pipeline.py": {"arguments", "config_file", "node_spec"},
+    "respawning.py": {"arguments"},
     "viewing.py": {"arguments"},
     "pipeline.py": {
         "arguments",
@@ -94,6 +95,7 @@ LAYERS = {
         "image_period",
         "node_choice",
         "node_spec",
+        "respawning",
         "session_outline",
         "errors",
     },

@@ -80,8 +80,11 @@ class EpisodeAssembler:
             self._executed.setdefault(stamp, command)
 
     def add_end(self, end: EpisodeEnd) -> None:
-        """Take note of an episode's end."""
-        self._ends.append(end)
+        """Take note of an episode's end; one that is told again replaces what was told before."""
+        if end.episode <= self._closed_episode:
+            return
+        ends = {known.episode: known for known in self._ends}
+        self._ends = list((ends | {end.episode: end}).values())
 
     def add_label(self, episode: int, label: str) -> None:
         """Close an episode that ended without a label."""

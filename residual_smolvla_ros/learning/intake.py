@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,6 +48,8 @@ class Intake:
         self._take = learn or (lambda end, episode: self.learn(episode))
         self._assembler = EpisodeAssembler(with_executed=executed)
         self._heard_at = clock()
+        self._is_of_fleet = learn is not None  # which keeps the order itself
+        self._verdicts: dict[int, bool] = {}  # of versions that are still to come
         self.episodes = self.steps = self.lost = 0
         self.metrics: dict[str, float] = {}
 
@@ -62,9 +65,12 @@ class Intake:
             self._assembler.add_label(record.metadata["episode"], record.metadata["label"])
             self._take_episodes()
         elif event == "validated":
-            self._judge(record.metadata["success"])
+            self._take_verdict(_plan_of(record).weights_version, record.metadata["success"])
         elif event == "end":
-            self._assembler.add_end(_end_of(record))
+            end = _end_of(record)
+            # One that is told again, to a process that went on from a checkpoint.
+            known = end.index < self._learner.counters.episodes and not self._is_of_fleet
+            self._assembler.add_end(replace(end, wanted=end.wanted and not known))
             self._take_episodes()
 
     def take_step(self, record: Record) -> None:
@@ -119,6 +125,14 @@ class Intake:
             anytime=self._beside,
         )
 
+    def _take_verdict(self, version: int, good: bool) -> None:
+        """Judge the version that a validation was of, once it is there; not one of before."""
+        self._verdicts[version] = good
+        present = self._learner.counters.version
+        if present in self._verdicts:
+            self._judge(self._verdicts.pop(present))
+        self._verdicts = {v: good for v, good in self._verdicts.items() if v > present}
+
     def _judge(self, good: bool) -> None:
         version = self._learner.counters.version
         self._run.judge(good)
@@ -139,6 +153,8 @@ class Intake:
             if taken is None:
                 return
             end, episode, lost = taken
+            if end.index < self._learner.taken and not self._is_of_fleet:
+                continue  # the same episode of the schedule, by a number that was never kept
             if lost:
                 self._warn(f"episode {end.episode}: {lost} of {end.steps} steps were lost")
             self.episodes += 1
@@ -157,10 +173,17 @@ class Intake:
         self.metrics = metrics
         self._run.keep(metrics)
         self._publish(self.weights())
+        version = self._learner.counters.version
+        if version in self._verdicts:
+            self._judge(self._verdicts.pop(version))
+
+
+def _plan_of(record: Record) -> EpisodePlan:
+    return EpisodePlan.from_json(record.metadata["plan"])
 
 
 def _end_of(record: Record) -> EpisodeEnd:
-    plan, label = EpisodePlan.from_json(record.metadata["plan"]), record.metadata["label"]
+    plan, label = _plan_of(record), record.metadata["label"]
     return EpisodeEnd(
         episode=plan.episode,
         last_stamp=record.metadata["last_stamp"],

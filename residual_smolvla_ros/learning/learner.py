@@ -119,6 +119,11 @@ class Learner:
         """Episodes waiting for the next update."""
         return len(self._episodes)
 
+    @property
+    def taken(self) -> int:
+        """Episodes of the run that have been taken, learned from or not yet."""
+        return self.counters.episodes + len(self._episodes)
+
     def begin(self) -> None:
         """Take what a new run begins with, beside weights."""
 

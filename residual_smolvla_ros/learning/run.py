@@ -31,7 +31,8 @@ class LearnerRun:
     """Keep what a learner does in `<output>`; `settings` go into each checkpoint's `run`.
 
     A resumed run goes on from the newest good checkpoint; damaged ones that are newer are renamed,
-    so that no later resume goes back to them.
+    so that no later resume goes back to them. A run whose checkpoints hold the same `run_id` as
+    `settings` is resumed in any case: this process takes the place of one that died.
     Raises CheckpointError where `output` holds checkpoints and is not to be resumed, where a
     checkpoint does not fit, and where something cannot be written.
     """
@@ -44,6 +45,7 @@ class LearnerRun:
         self._checkpoints = output / "checkpoints"
         self._settings = settings | _identify(settings.get("base_checkpoint", ""))
         there = checkpoints(output)
+        resume = resume or self._goes_on(there)
         if not resume and there:
             raise CheckpointError(
                 f"output {output}: expected a folder without checkpoints, found "
@@ -61,6 +63,10 @@ class LearnerRun:
             self._board = SummaryWriter(str(output / "tensorboard"))
         if not resume:
             self.save()
+
+    def _goes_on(self, there: list[Path]) -> bool:
+        own = self._settings.get("run_id")
+        return bool(own and there) and load_checkpoint(self._output).run.get("run_id") == own
 
     def _resume(self, there: list[Path]) -> None:
         damaged: list[tuple[Path, CheckpointError]] = []

@@ -6,9 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from residual_smolvla_ros.learning.labelling import Labelling
-from residual_smolvla_ros.learning.schedule import EpisodePlan, Outcome, Schedule
+from residual_smolvla_ros.learning.schedule import (
+    TRAINING_PHASES,
+    EpisodePlan,
+    Outcome,
+    Schedule,
+)
 from residual_smolvla_ros.learning.tally import EpisodeTally
 from residual_smolvla_ros.records import DISCARD, FAILURE, SUCCESS, Record, RecordError
+
+INTERRUPTED = "interrupted"
 
 # What a learner tells of its progress, and what it is called in a schedule.
 PROGRESS = {
@@ -81,6 +88,39 @@ class Session:
         self.schedule.restore(outcomes, last_episode)
         self._started -= max((o.wall_s for o in outcomes), default=0.0)
 
+    def take_over(self, outcomes: list[Outcome], last_episode: int) -> None:
+        """Go on in the place of a session that died, while all others went on.
+
+        The episode that it may have been in is discarded, and played again.
+        """
+        self.restore(outcomes, last_episode)
+        trained = {o.index: o.steps for o in outcomes if o.phase in TRAINING_PHASES}
+        self.schedule.training_episodes = len(trained)
+        self.schedule.env_steps = sum(trained.values())
+        self.plan = self.schedule.next()
+        if self.plan is not None:
+            self._end(INTERRUPTED, DISCARD)
+
+    def interrupt(self, scene: bool = True) -> bool:
+        """Discard the episode that runs: it lost a node that it needs, and is played again.
+
+        One that is only prepared is prepared anew where its `scene` is lost. Returns whether an
+        episode was discarded.
+        """
+        if self.running:
+            self._end(INTERRUPTED, DISCARD)
+            return True
+        if scene and not self.labelling.is_open:
+            self.plan = None
+        return False
+
+    def give_up_label(self) -> bool:
+        """Discard the episode that waits for its label or the reward of it, if one does."""
+        waits = self.labelling.is_open
+        if waits:
+            self._take_label(DISCARD)
+        return waits
+
     def prepare(self) -> bool:
         """Plan the next episode where none is; return whether its scene is to be set.
 
@@ -100,7 +140,7 @@ class Session:
             self.plan = plan
             self._scene_is_set = False
             self._tally.begin()
-            self._announce("prepare")
+            self._announce("prepare", last_stamp=self._tally.newest_stamp)
         if self._scene_is_set:
             self._run()
         return not self._scene_is_set
@@ -195,7 +235,9 @@ class Session:
             self.schedule.roll_back()
         self._announce("validated", "", SUCCESS if verdict else FAILURE)
 
-    def _announce(self, event: str, reason: str = "", label: str = "") -> None:
+    def _announce(
+        self, event: str, reason: str = "", label: str = "", last_stamp: int | None = None
+    ) -> None:
         fields = {
             "event": event,
             "episode": self.plan.episode,
@@ -203,7 +245,7 @@ class Session:
             "reason": reason,
             "success": label == SUCCESS,
             "label": label,
-            "last_stamp": self._tally.last_stamp,
+            "last_stamp": self._tally.last_stamp if last_stamp is None else last_stamp,
             "steps": self._tally.steps,
         }
         self._tell.event(fields)

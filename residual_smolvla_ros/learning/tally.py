@@ -7,11 +7,12 @@ class EpisodeTally:
     """Count the steps of an episode and sum their rewards and the shares of their terms.
 
     Each reward follows on the one before, up to a reset. Those that were still under way when an
-    episode ended go on from it, and are not the next one's.
+    episode ended go on from it, and are not the next one's. Those of states that were known when it
+    began are of before: a node that is started anew says all of them once more.
     """
 
     def __init__(self):
-        self._following_stamp = 0
+        self._following_stamp = self.newest_stamp = 0
         self._resets = self._ended_resets = 0
         self.begin()
 
@@ -22,13 +23,16 @@ class EpisodeTally:
         self.terms: dict[str, float] = {}
         self._stamps: set[int] = set()
         self._last: Record | None = None
+        self._known_stamp = self.newest_stamp
 
     def add(self, record: Record, active: bool, intervened: bool = False) -> bool:
         """Take a reward record; return whether it is one of the episode's, which is `active`.
 
         One that has been counted already is none.
         """
-        if active and record.metadata["stamp"] in self._stamps:
+        stamp = record.metadata["stamp"]
+        self.newest_stamp = max(self.newest_stamp, record.metadata["next_stamp"])
+        if stamp < self._known_stamp or (active and stamp in self._stamps):
             return False
         if record.metadata["stamp"] != self._following_stamp:
             self._resets += 1

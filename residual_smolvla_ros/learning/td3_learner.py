@@ -38,6 +38,11 @@ class TD3Learner(Learner):
         self._finished: dict[str, float] | None = None
         self._unsaved: list[tuple[str, Transitions]] = []
 
+    @property
+    def taken(self) -> int:
+        """Episodes of the run that have been taken, learned from or not yet."""
+        return super().taken + len(self._due)
+
     def add_episode(self, episode: Episode) -> dict[str, float] | None:
         """Take an episode; return the metrics of the update that it completed, if any.
 

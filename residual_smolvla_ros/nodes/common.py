@@ -20,7 +20,9 @@ from std_msgs.msg import UInt8MultiArray
 from residual_smolvla_ros import records
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.parts.parameters import ParameterNode
+from residual_smolvla_ros.respawning import REFUSED
 
+CRASHED = 70  # EX_SOFTWARE of sysexits.h: what crashed may be started again, what refused not
 # Reliable, and kept for a subscriber that is discovered late: no record is lost at start-up.
 # Deep enough for all steps between two updates, which is as far as a learner can fall behind.
 RECORD_QOS = QoSProfile(
@@ -54,7 +56,8 @@ def main(node_class, args=None) -> NoReturn:
     """Run one node until it is told to stop, and end the process.
 
     A `ValueError` (a bad parameter, checkpoint or file) ends it with one line and exit code 1;
-    `SystemExit` raised in a callback with its own code; any other error with its trace.
+    `SystemExit` raised in a callback with its own code; any other error with its trace and
+    exit code 70.
     """
     node, code = None, 0
     try:
@@ -68,12 +71,12 @@ def main(node_class, args=None) -> NoReturn:
     except ValueError as error:
         name = node.get_name() if node else _default_name(node_class)
         print(f"{name}: error: {error}", file=sys.stderr)
-        code = 1
+        code = REFUSED
     except Exception:
         # A signal shuts ROS down under a callback, whose next publish then fails.
         if rclpy.ok():
             traceback.print_exc()
-            code = 1
+            code = CRASHED
     finally:
         if node is not None:
             node.close()

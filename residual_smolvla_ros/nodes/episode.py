@@ -30,6 +30,7 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.parts.fleet_share import join_fleet
 from residual_smolvla_ros.nodes.parts.images import from_image_message
 from residual_smolvla_ros.nodes.parts.other_pipelines import OtherPipelines
+from residual_smolvla_ros.nodes.parts.peers import Peers
 from residual_smolvla_ros.nodes.parts.scene_reset import SceneReset
 from residual_smolvla_ros.nodes.parts.schedule_parameters import make_schedule
 from residual_smolvla_ros.parameters import About
@@ -39,6 +40,7 @@ from residual_smolvla_ros.reporting.results import (
     append_outcome,
     last_episode,
     read_outcomes,
+    read_run,
     save_frames,
     write_run,
 )
@@ -50,6 +52,12 @@ STALL_S = 30.0
 NEEDED_TOPICS = {"policy/step": "policy", "reward": "reward"}
 # The recorder describes the session once it hears all that it is to record.
 RECORDER_TOPICS = {"session": "recorder"}
+# Nodes without which an episode cannot go on as it began.
+ROBOT = "the robot's node"
+PEERS = NEEDED_TOPICS | {"joint_states": ROBOT}
+PEERS_S = 0.25
+# A node that takes a dead one's place hears all rewards of before once more.
+QUIET_S = 1.0
 
 
 class EpisodeNode(PipelineNode):
@@ -63,6 +71,9 @@ class EpisodeNode(PipelineNode):
         self._output = Path(output)
         self._others = OtherPipelines(self, output)
         self._resume = self.parameter("resume", False, "go on with the run in output")
+        run_id = self.parameter("run_id", "", "a run in output that has it is gone on with")
+        begun = read_run(self._output)
+        self._takes_over = bool(run_id) and begun.get("run_id") == run_id
         self._trains = self.parameter("train", True, "train between the evaluations")
         base = self.parameter("base_checkpoint", "", "the base, for the report")
         judged = self.parameter(
@@ -88,11 +99,15 @@ class EpisodeNode(PipelineNode):
             paused=not autostart,
         )
         seed = self._session.schedule.seed
-        write_run(self._output, {"seed": seed, "base_checkpoint": base})
+        begun = begun if self._takes_over else {"trained": 0, "episode": 0}
+        self._begun = begun | {"seed": seed, "base_checkpoint": base, "run_id": run_id}
+        write_run(self._output, self._begun)
         self._needed = NEEDED_TOPICS | (RECORDER_TOPICS if recorded else {})
         self._frames: list = []
         self._state = ""
         self._hears_policy = False
+        self._peers = Peers(self, PEERS)
+        self._rewarded_at = time.monotonic()
 
         self._events = self.record_publisher("episode/event")
         self._active = self.create_publisher(Bool, "episode/active", LATCHED_QOS)
@@ -108,16 +123,44 @@ class EpisodeNode(PipelineNode):
             self.create_service(Trigger, f"episode/{name}", partial(self._on_request, request))
         self.create_timer(TURN_S, self._go_on)
         self.create_timer(1.0, self._watch)
+        self.create_timer(PEERS_S, self._look_at_peers)
+        if self._takes_over:
+            self._others.settle()
+            if not self._trains:
+                self._take_over()
 
     # -- the life of an episode -------------------------------------------------------------
 
     def _on_weights(self, record: Record) -> None:
         first = self._session.take_weights(record.metadata["version"], record.metadata["progress"])
-        if first and self._resume:
+        if first and self._takes_over:
+            self._take_over()
+        elif first and self._resume:
             # Training episodes after the checkpoint are played again.
             trained = self._session.schedule.training_episodes
-            outcomes = read_outcomes(self._output, trained)
-            self._session.restore(outcomes, last_episode(self._output))
+            outcomes, last = read_outcomes(self._output, trained), last_episode(self._output)
+            self._session.restore(outcomes, last)
+            self._begun |= {"trained": trained, "episode": last}
+            write_run(self._output, self._begun)
+
+    def _take_over(self) -> None:
+        """Go on where a node died that had this one's place: all others are as they were."""
+        begun = self._begun
+        outcomes = read_outcomes(self._output, begun["trained"], begun["episode"])
+        self._session.take_over(outcomes, last_episode(self._output))
+
+    def _look_at_peers(self) -> None:
+        """Discard the episode that runs where a node that it needs was started anew."""
+        for name in self._peers.renewed():
+            discarded = self._session.interrupt(scene=name == ROBOT)
+            if name == ROBOT:
+                self._reset.forget()
+            elif name == "reward":  # what it knew of the last step is gone
+                discarded |= self._session.give_up_label()
+            self.get_logger().warning(
+                f"{name} was started anew"
+                + ("; the episode that ran is discarded, and played again" if discarded else "")
+            )
 
     def _go_on(self) -> None:
         """Prepare the next episode as soon as all that it needs is there."""
@@ -143,6 +186,8 @@ class EpisodeNode(PipelineNode):
             return "the node policy (intervention/active)"
         if self._fleet and not self._others.awaited:
             return self._session.schedule.awaited
+        if self._takes_over and time.monotonic() - self._rewarded_at < QUIET_S:
+            return "the end of the rewards of before"
         return self._others.awaited
 
     def _on_scene_set(self) -> None:
@@ -157,6 +202,7 @@ class EpisodeNode(PipelineNode):
 
     def _on_reward(self, record: Record) -> None:
         self.tally("rewards")
+        self._rewarded_at = time.monotonic()
         self._session.take_reward(record)
         if not self._session.running:
             self._go_on()

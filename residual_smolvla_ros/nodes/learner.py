@@ -43,6 +43,7 @@ class LearnerNode(PipelineNode):
             raise ValueError("output: expected the folder of the run, found none")
         base = self.parameter("base_checkpoint", "", "the base that the residual belongs to")
         resume = self.parameter("resume", False, "go on from the newest checkpoint in output")
+        run_id = self.parameter("run_id", "", "a run in output that has it is gone on with")
         residual = self.parameter(
             "residual_checkpoint", "", "checkpoint whose weights the run starts from"
         )
@@ -54,9 +55,8 @@ class LearnerNode(PipelineNode):
         seed = self.parameter("seed", 0, "seed of weights and minibatches")
         shape = read_token_shape(base) if base else None
         self._learner = make_learner(self.parameter, self._joint_names, shape, seed)
-        self._run = LearnerRun(
-            Path(output), self._learner, {"base_checkpoint": base, "seed": seed}, resume, residual
-        )
+        settings = {"base_checkpoint": base, "seed": seed, "run_id": run_id}
+        self._run = LearnerRun(Path(output), self._learner, settings, resume, residual)
         lockstep = self.parameter("lockstep", True, "whether episodes wait for every update")
         # Off-policy, what older weights did teaches as well: the arm need not wait.
         beside = not lockstep and isinstance(self._learner, TD3Learner)

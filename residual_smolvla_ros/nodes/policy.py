@@ -100,7 +100,7 @@ class PolicyNode(PipelineNode):
         self._person = Intervention(self, names, self._why_no_takeover)
         # In this order: an executor serves what is ready at the same time in order of creation.
         self.record_subscription(WEIGHTS, "learner/weights", self._on_weights, LATCHED_QOS)
-        self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
+        self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event, LATCHED_QOS)
         self.create_subscription(String, "task", self._on_task, LATCHED_QOS)
         self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
         self.record_subscription(ENVIRONMENT_STATE, "environment/state", self._on_environment)

@@ -42,6 +42,7 @@ from residual_smolvla_ros.recording.session import (
     describe,
     image_topic,
 )
+from residual_smolvla_ros.session_outline import free_folder
 
 LOOK_S = 0.1
 # What may wait in DDS while Python is busy with something else.
@@ -77,6 +78,9 @@ class RecorderNode(PipelineNode):
         super().__init__("recorder")
         outline = self.parameter("session", "", "what the pipeline tells of the session, as JSON")
         bag = self.parameter("bag", "", "bag to write; none: the session is described only")
+        run_id = self.parameter("run_id", "", "set: beside a bag or dataset that is there already")
+        if run_id and bag:
+            bag = str(free_folder(Path(bag)))
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras whose images to record")
         transport = self.parameter(
             "image_transport",
@@ -99,7 +103,7 @@ class RecorderNode(PipelineNode):
         self._heard: list = []
         if bag:
             self._open(Path(bag), waiting)
-        self._dataset = DatasetWriter(self, session)
+        self._dataset = DatasetWriter(self, session, beside=bool(run_id))
         if bag or self._dataset.is_on:
             images = [_image_source(self, camera, transport) for camera in cameras]
             self._needed |= {source.topic for source in images}

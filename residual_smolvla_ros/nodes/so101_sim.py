@@ -79,7 +79,7 @@ class So101SimNode(PipelineNode):
         self._infos = {
             n: self.create_publisher(CameraInfo, f"{n}/camera_info", qos) for n in CAMERAS
         }
-        self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
+        self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event, LATCHED_QOS)
         self.create_subscription(Bool, "episode/active", self._on_active, LATCHED_QOS)
         self.create_subscription(JointTrajectory, "joint_trajectory", self._on_command, CONTROL_QOS)
         self.create_service(Trigger, "reset_environment", self._on_reset)
@@ -92,6 +92,10 @@ class So101SimNode(PipelineNode):
         if record.metadata["event"] == "prepare":
             self._plan = EpisodePlan.from_json(record.metadata["plan"])
             self._prepared = True
+            known = record.metadata["last_stamp"]
+            if self._lockstep and self._stamp < known:
+                # Another simulator was here before, and came further than its rewards tell.
+                self._stamp = known + (2 * self._plan.max_steps + 100) * PERIOD_NS
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response):
         # The request carries no seed; the prepare event does, and may still be on its way.

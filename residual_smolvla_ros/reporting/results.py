@@ -37,11 +37,14 @@ def read_lines(path: Path) -> list[dict]:
     return rows
 
 
-def read_outcomes(run: Path, training_episodes: int | None = None) -> list[Outcome]:
+def read_outcomes(
+    run: Path, training_episodes: int | None = None, up_to: int | None = None
+) -> list[Outcome]:
     """Return the run's outcomes, the last one where an episode was played twice.
 
     Discarded ones are left out.
-    With `training_episodes` those trained after it, which a resume plays again, are left out.
+    With `training_episodes` those trained after it, which a resume plays again, are left out;
+    with `up_to` only those of them whose number is that at most.
     """
     latest: dict[tuple, Outcome] = {}
     for row in read_lines(run / EPISODES):
@@ -49,7 +52,8 @@ def read_outcomes(run: Path, training_episodes: int | None = None) -> list[Outco
         training = outcome.phase in TRAINING_PHASES
         if outcome.label == DISCARD:
             continue
-        if training and training_episodes is not None and outcome.index >= training_episodes:
+        again = training_episodes is not None and outcome.index >= training_episodes
+        if training and again and (up_to is None or outcome.episode <= up_to):
             continue
         latest[(training or outcome.phase, outcome.index, outcome.weights_version)] = outcome
     return list(latest.values())

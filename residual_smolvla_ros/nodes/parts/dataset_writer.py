@@ -6,15 +6,16 @@ from pathlib import Path
 from residual_smolvla_ros.nodes.common import PipelineNode
 from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.recording.session import Session
+from residual_smolvla_ros.session_outline import free_folder
 
 
 class DatasetWriter:
     """Episodes of a session to a LeRobotDataset; declares the parameters `dataset...` of a node.
 
-    `is_on` tells whether one was asked for.
+    `is_on` tells whether one was asked for. With `beside` it is written beside one that is there.
     """
 
-    def __init__(self, node: PipelineNode, session: Session):
+    def __init__(self, node: PipelineNode, session: Session, beside: bool = False):
         folder = node.parameter("dataset", "", "LeRobotDataset to write; none: no dataset")
         episodes = node.parameter(
             "dataset_episodes", "all", About("episodes to take", choices=("all", "success"))
@@ -39,7 +40,7 @@ class DatasetWriter:
 
         self._thread = DatasetThread(
             session,
-            Path(folder),
+            free_folder(Path(folder)) if beside else Path(folder),
             Selection(episodes, tuple(phases.split(",")) if phases else ()),
             waiting * 1_000_000,
             videos=videos,

@@ -90,7 +90,7 @@ class OtherPipelines:
 
     def settle(self) -> None:
         """Take this pipeline for the only one from now on: those that come later end."""
-        self._is_settled = True
+        self._is_settled, self.awaited = True, ""
 
     def look(self) -> None:
         """Look once more; raise ConfigError if another pipeline was here first, or stays."""
