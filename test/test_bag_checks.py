@@ -66,7 +66,8 @@ def rows(report) -> dict[str, list[str]]:
 
 
 def event(name: str, episode: int, steps: int, good: bool = False, **plan) -> bytes:
-    plan = EpisodePlan(episode, plan.get("phase", "train"), 0, episode, steps)
+    plan = EpisodePlan(episode, plan.get("phase", "train"), plan.get("index", episode - 1), episode,
+                       steps, weights_version=plan.get("version", 0))  # fmt: skip
     return pack(EPISODE_EVENT, event=name, episode=episode, plan=plan.to_json(),
                 reason="terminated", success=good, label="success" if good else "failure",
                 last_stamp=stamp_of(episode, steps - 1), steps=steps)  # fmt: skip
@@ -105,7 +106,8 @@ def learner_session(folder, settings=None, **changes) -> list[Message]:
         now[0] += SILENCE_S + 1.0  # longer than a record may take
         intake.watch()
         if episode in (1, 3):
-            verdict = event("validated", episode, 4, good=episode == 1, phase=VALIDATION)
+            verdict = event("validated", episode, 4, good=episode == 1, phase=VALIDATION,
+                            version=episode)  # fmt: skip
             add("episode/event", verdict)
             intake.take_event(unpack(EPISODE_EVENT, verdict))
     run.close()

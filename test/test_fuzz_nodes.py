@@ -159,7 +159,8 @@ def test_a_step_of_another_size_and_a_plan_that_is_none_are_refused_and_an_episo
 
 def test_an_episode_that_begins_with_a_held_step_is_cut_and_does_not_end_the_learner(nodes):
     node = nodes["learner"]
-    plan, before = PLAN.to_json().replace('"episode": 1', '"episode": 2'), node._intake.episodes
+    before, further = node._intake.episodes, {"episode": 2, "index": node._learner.taken}
+    plan = EpisodePlan(**vars(PLAN) | further).to_json()
     blob = step(1010, episode=2)
     callback(node, "policy/step")(to_message(blob.replace(b'"decision":"1"', b'"decision":"0"')))
     callback(node, "reward")(to_message(rewarded(1010)))
