@@ -88,6 +88,7 @@ setup(
         "rerun": ["rerun-sdk>=0.24,<0.34"],
         "sim": ["so101-nexus>=0.10,<0.11"],
         "test": [
+            "catkin_pkg",
             "diffusers>=0.38,<0.40",
             "hypothesis",
             "playwright",

@@ -1,6 +1,5 @@
 """The pipeline as a launch description: what `launch/*.launch.py` start."""
 
-import sys
 from pathlib import Path
 
 from ament_index_python.packages import get_packages_with_prefixes
@@ -10,6 +9,7 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, Opaqu
 from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import ExecutableInPackage
 
 from residual_smolvla_ros import arguments, pipeline, viewing
 from residual_smolvla_ros.recording.checks import command as replay
@@ -84,7 +84,9 @@ def _replay(context: LaunchContext, given: dict[str, str]) -> list[Action]:
     common = {"additional_env": pipeline.replay_environment(), "output": "screen", "on_exit": end}
     if values["check"]:
         words = [f"{name}:={value}" for name, value in given.items()]
-        command = [sys.executable, "-m", f"{pipeline.PACKAGE}.cli", replay.REPLAY, *words]
+        # Not sys.executable: `ros2` may be of another Python than the one with LeRobot.
+        program = ExecutableInPackage("residual-smolvla", pipeline.PACKAGE)
+        command = [program, replay.REPLAY, *words]
         return [ExecuteProcess(cmd=command, emulate_tty=True, **common)]
     parameters = {name: _typed(value) for name, value in replay.node_parameters(values).items()}
     return [Node(package=pipeline.PACKAGE, executable="replay", parameters=[parameters], **common)]

@@ -22,7 +22,7 @@ PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md")), ROOT / "benc
 # Of other projects, or of no use without a network, a robot or a second machine.
 ELSEWHERE = {
     "apt-get", "cat", "cd", "colcon", "export", "git", "install/setup.bash", "mkdir", "pip",
-    "source", "sudo", "tail", "tensorboard", "usermod",
+    "rosdep", "source", "sudo", "tail", "tensorboard", "usermod",
 }  # fmt: skip
 PARSED_BY_LEROBOT = ("lerobot-rollout", "lerobot-eval", "lerobot-calibrate")
 OTHER_ROS2 = {
@@ -114,8 +114,10 @@ def test_a_command_is_one_that_its_program_takes(page, command, monkeypatch, tmp
     elif head == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert [word for word in rest if "=" not in word and word not in targets] == []
+    elif head.endswith("scripts/ros2_venv.sh"):
+        assert (ROOT / "scripts" / "ros2_venv.sh").is_file()
     elif head == "python":
-        assert (ROOT / rest[0]).is_file()
+        assert rest[:2] == ["-m", "colcon"] or (ROOT / rest[0]).is_file()
     elif head == "cp":
         assert (ROOT / rest[0]).is_file() or "<" in command
     else:

@@ -161,3 +161,16 @@ def test_evaluate_runs_the_real_nodes_and_ends_by_itself(tmp_path):
     summary = json.loads((output / "summary.json").read_text())
     assert summary["eval_episodes"] == 1
     assert summary["success_base"] in (0.0, 1.0)
+
+
+def test_a_check_of_a_bag_runs_in_the_python_that_the_package_was_built_for(tmp_path):
+    """Not in that of `ros2`: on a machine with ROS 2 from apt LeRobot is in another."""
+    prefix = helpers.install(tmp_path / "prefix", helpers.PROBE)
+    program = prefix / "lib" / pipeline.PACKAGE / "residual-smolvla"
+    program.write_text('#!/bin/sh\necho "started with $*"\n')
+    program.chmod(0o755)
+    code, text = helpers.ros2_launch(
+        "replay.launch.py", "bag:=session", "check:=reward", prefix=prefix
+    )
+    assert code == 0, text
+    assert "started with replay bag:=session check:=reward" in text

@@ -10,9 +10,9 @@ from residual_smolvla_ros.records import DISCARD, SUCCESS, Record
 
 @dataclass(frozen=True)
 class EpisodeEnd:
-    """How an episode closed. `wanted` is false where the learner is not to have it; `index` counts
-    those that it is to have.
+    """How an episode closed.
 
+    `wanted` is false where the learner is not to have it; `index` counts those that it is to have.
     `timed_out` ones are truncated by the time limit, others by a person. `open` ones wait for a
     person's label; with `judged`, the last step's reward is the one that was given for that label.
     """

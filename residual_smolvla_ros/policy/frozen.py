@@ -138,7 +138,8 @@ class FrozenPolicy:
         state = self._policy.state_dict()
         try:
             with safe_open(self.path / "model.safetensors", "pt") as stored:
-                shapes = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
+                names = stored.keys()  # no mapping: it cannot be iterated over
+                shapes = {name: stored.get_slice(name).get_shape() for name in names}
         except (OSError, SafetensorError) as error:
             shapes = {f"({' '.join(str(error).split())})": []}
         for name, shape in shapes.items():

@@ -5,17 +5,10 @@ import array
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
+from rosbags.image import message_to_cvimage
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from residual_smolvla_ros.robots.frames import decode, reduce
-
-try:
-    from cv_bridge import CvBridge
-
-    _BRIDGE: "CvBridge | None" = CvBridge()
-except (ImportError, AttributeError):
-    # Not on PyPI; and Jazzy's build of it needs numpy 1 where LeRobot needs numpy 2.
-    _BRIDGE = None
 
 
 def to_image_message(pixels: np.ndarray, stamp: Time, frame_id: str) -> Image:
@@ -45,11 +38,8 @@ def _to_pixels(message: Image) -> np.ndarray:
         data = np.frombuffer(message.data, dtype=np.uint8)
         if data.size == message.height * message.step:
             return data.reshape(message.height, message.width, 3)
+    # Not cv_bridge: built for numpy 1 it imports beside numpy 2, and then converts nothing.
     try:
-        if _BRIDGE is not None:
-            return _BRIDGE.imgmsg_to_cv2(message, desired_encoding="rgb8")
-        from rosbags.image import message_to_cvimage
-
         return message_to_cvimage(message, "rgb8")
     except Exception as error:
         raise ValueError(
