@@ -141,7 +141,7 @@ def test_stamps_are_read_in_either_byte_order():
 
 def test_an_unknown_transport_is_named(context):
     node = make_node(context, "theora")
-    with pytest.raises(ConfigError, match="expected one of raw, compressed, found 'theora'"):
+    with pytest.raises(ConfigError, match="expected raw or compressed, found 'theora'"):
         ImageIntake(node, ["front"], lockstep=False)
     node.destroy_node()
 
