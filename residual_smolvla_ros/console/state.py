@@ -17,7 +17,8 @@ SILENT_S = 3.5
 STALE_S = 1.0
 # Warnings stay in view for so long after they were last said.
 WARNING_S = 60.0
-MAX_WARNINGS = 100
+# Of what anybody may send, so much is kept and shown.
+MAX_WARNINGS, MAX_NODES, MAX_JOINTS, MAX_TEXT = 100, 100, 100, 1000
 OK, WARN, ERROR = 0, 1, 2
 
 
@@ -116,13 +117,13 @@ class ConsoleState:
     def set_joints(self, names: Sequence[str], positions: Sequence[float]) -> None:
         """Take a state of the robot, in rad."""
         with self._lock:
-            self._positions = dict(zip(names, positions, strict=False))
+            self._positions = _joints(names, positions)
             self._positions_at = self._clock()
 
     def set_action(self, kind: str, names: Sequence[str], positions: Sequence[float]) -> None:
         """Take what the policy shows: `kind` is base or residual, in rad."""
         with self._lock:
-            self._actions[kind] = self._clock(), dict(zip(names, positions, strict=False))
+            self._actions[kind] = self._clock(), _joints(names, positions)
 
     def add_reward(
         self,
@@ -180,7 +181,7 @@ class ConsoleState:
     def set_episode_state(self, text: str) -> None:
         """Take what the node `episode` is doing."""
         with self._lock:
-            self._episode_state = text
+            self._episode_state = text[:MAX_TEXT]
 
     def set_intervention(self, active: bool) -> None:
         """Take whether a person drives."""
@@ -190,12 +191,16 @@ class ConsoleState:
     def report(self, name: str, level: int, message: str, values: dict[str, str]) -> None:
         """Take a node's line of /diagnostics."""
         with self._lock:
-            self._reports[_short(name)] = _Report(level, message, values, self._clock())
+            node = _short(name)
+            if node not in self._reports and len(self._reports) >= MAX_NODES:
+                self._reports.pop(min(self._reports, key=lambda known: self._reports[known].at))
+            values = {key[:MAX_TEXT]: value[:MAX_TEXT] for key, value in values.items()}
+            self._reports[node] = _Report(level, message[:MAX_TEXT], values, self._clock())
 
     def log(self, node: str, level: int, text: str) -> None:
         """Take a warning or an error that a node logged."""
         with self._lock:
-            key = _short(node), level, " ".join(text.split())
+            key = _short(node), level, " ".join(text[:MAX_TEXT].split())
             count, _ = self._warnings.pop(key, (0, 0.0))
             self._warnings[key] = count + 1, self._clock()
             while len(self._warnings) > MAX_WARNINGS:
@@ -300,4 +305,9 @@ class ConsoleState:
 
 def _short(name: str) -> str:
     """Return a node's name without its namespace; rosout separates by dots, diagnostics by /."""
-    return name.replace("/", ".").rsplit(".", 1)[-1]
+    return name.replace("/", ".").rsplit(".", 1)[-1][:MAX_TEXT]
+
+
+def _joints(names: Sequence[str], positions: Sequence[float]) -> dict[str, float]:
+    several = zip(names[:MAX_JOINTS], positions, strict=False)
+    return {name[:MAX_TEXT]: position for name, position in several}

@@ -74,8 +74,9 @@ class EpisodeBuilder:
             "policy/step": self._take_step,
             "reward": self._take_reward,
             "joint_states": self._take_state,
-            "executed_command": self._take_executed,
         }
+        if layout.executed:
+            self._takers["executed_command"] = self._take_executed
 
     def take(self, topic: str, kind: str, data: bytes) -> list[RecordedEpisode]:
         """Take a message (CDR) of a topic by its relative name; others than ours are ignored.
@@ -152,7 +153,11 @@ class EpisodeBuilder:
         if not found.keys() >= set(names):
             raise BagError(f"expected joints {list(names)}, found {list(found)}")
         position = np.array([found[name] for name in names])
-        return rad_to_lerobot(position, self.layout.joint_names).astype(np.float32)
+        with np.errstate(over="ignore"):
+            taken = rad_to_lerobot(position, self.layout.joint_names).astype(np.float32)
+        if not np.isfinite(taken).all():
+            raise BagError(f"expected finite positions, found {position.tolist()}")
+        return taken
 
     def _draft(self, episode: int) -> _Draft | None:
         return self._drafts.setdefault(episode, _Draft()) if episode > self._closed else None

@@ -32,6 +32,6 @@ class SuccessHold:
         if probability < self._threshold:
             self._since = None
             return False
-        if self._since is None:
+        if self._since is None or stamp < self._since:  # or the stamps jumped back
             self._since = stamp
         return stamp - self._since >= self._hold_ns

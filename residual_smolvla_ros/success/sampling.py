@@ -37,7 +37,8 @@ class ImageClock:
         if len(self._stamps) < len(self._cameras):
             return None
         oldest = min(self._stamps.values())
-        if self._next is None:
+        # One that is far behind: the stamps jumped, or a stranger's was ahead.
+        if self._next is None or oldest < self._next - self._period:
             self._next = oldest
         if oldest < self._next:
             return None
