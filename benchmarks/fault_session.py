@@ -17,7 +17,7 @@ from residual_smolvla_ros import pipeline
 
 EPISODES_PER_UPDATE = 2
 STOPPED_S = 5.0
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 MODULE = "residual_smolvla_ros.nodes."
 SETTINGS = {
     "/**/learner": {

@@ -103,6 +103,7 @@ def hit(session: Session, node: str, phase: str, name: str) -> float:
     """Send a signal; return after how many s an episode was finished. Raises Broken."""
     if phase == "end":
         return hit_at_end(session, node, name)
+    session.until(lambda: session.finished() > 0, "an episode")
     before = session.nodes()
     if phase == "starting":
         os.kill(before.pop(node), signal.SIGKILL)

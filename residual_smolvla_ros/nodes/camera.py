@@ -69,7 +69,7 @@ class CameraNode(PipelineNode):
             self._size = size
             self._check_calibration()
         age = time.perf_counter() - frame.captured
-        stamp = to_stamp(self.get_clock().now().nanoseconds - round(1e9 * age))
+        stamp = to_stamp(self.now_ns() - round(1e9 * age))
         if self._infos.get_subscription_count():
             self._infos.publish(self._camera_info(stamp))
         if self._jpegs.get_subscription_count():

@@ -11,6 +11,7 @@ from typing import NoReturn
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -127,6 +128,18 @@ class PipelineNode(ParameterNode):
         quiet = PublisherEventCallbacks(use_default_callbacks=False)
         return super().create_publisher(*args, event_callbacks=quiet, **kwargs)
 
+    def create_timer(self, period_s: float, callback, **settings):
+        """Create a timer of a steady clock: one of ROS time waits as long as the wall clock jumps.
+
+        So it is with rclpy's own, by which a node would rest for an hour that NTP takes back.
+        """
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        return super().create_timer(period_s, callback, **{"clock": clock} | settings)
+
+    def now_ns(self) -> int:
+        """Return ROS time in ns: the wall clock's when the node began, and evenly on from there."""
+        return self._began_ns + time.monotonic_ns()
+
     def create_subscription(self, *args, **kwargs):
         """Create a subscription without QoS event handlers."""
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
@@ -134,6 +147,7 @@ class PipelineNode(ParameterNode):
 
     def __init__(self, name: str, **settings):
         super().__init__(name, **settings)
+        self._began_ns = time.time_ns() - time.monotonic_ns()
         self.counts: dict[str, int] = {}
         self.refused = 0
         self._refused_at: dict[str, float] = {}

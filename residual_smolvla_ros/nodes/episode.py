@@ -56,8 +56,9 @@ RECORDER_TOPICS = {"session": "recorder"}
 ROBOT = "the robot's node"
 PEERS = NEEDED_TOPICS | {"joint_states": ROBOT}
 PEERS_S = 0.25
-# A node that takes a dead one's place hears all rewards of before once more.
-QUIET_S = 1.0
+# A node that takes a dead one's place says, or hears, all rewards of before once more: those of
+# the episode that was lost are not to be taken for the next one's.
+QUIET_S = 2.0
 
 
 class EpisodeNode(PipelineNode):
@@ -107,7 +108,7 @@ class EpisodeNode(PipelineNode):
         self._state = ""
         self._hears_policy = False
         self._peers = Peers(self, PEERS)
-        self._rewarded_at = time.monotonic()
+        self._hears_again, self._rewarded_at = self._takes_over, time.monotonic()
 
         self._events = self.record_publisher("episode/event")
         self._active = self.create_publisher(Bool, "episode/active", LATCHED_QOS)
@@ -157,6 +158,7 @@ class EpisodeNode(PipelineNode):
                 self._reset.forget()
             elif name == "reward":  # what it knew of the last step is gone
                 discarded |= self._session.give_up_label()
+                self._hears_again, self._rewarded_at = True, time.monotonic()
             self.get_logger().warning(
                 f"{name} was started anew"
                 + ("; the episode that ran is discarded, and played again" if discarded else "")
@@ -186,8 +188,9 @@ class EpisodeNode(PipelineNode):
             return "the node policy (intervention/active)"
         if self._fleet and not self._others.awaited:
             return self._session.schedule.awaited
-        if self._takes_over and time.monotonic() - self._rewarded_at < QUIET_S:
+        if self._hears_again and time.monotonic() - self._rewarded_at < QUIET_S:
             return "the end of the rewards of before"
+        self._hears_again = False
         return self._others.awaited
 
     def _on_scene_set(self) -> None:

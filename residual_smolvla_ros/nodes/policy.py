@@ -331,7 +331,7 @@ class PolicyNode(PipelineNode):
         values |= self._planner.status()
         oldest = self._images.oldest_stamp()
         if oldest is not None and not self._lockstep:
-            age = self.get_clock().now().nanoseconds - oldest
+            age = self.now_ns() - oldest
             values["image_age_ms"] = f"{age / 1e6:.0f}"
         # Once a second: an episode that runs has had commands since.
         commands = self.counts.get("commands", 0) if self._active and not self._lockstep else -1

@@ -3,7 +3,6 @@
 from functools import partial
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
@@ -48,8 +47,7 @@ class RerunViewerNode(PipelineNode):
         self.create_subscription(JointTrajectory, "joint_trajectory", self._on_command, WATCH_QOS)
         self.record_subscription(REWARD, "reward", self._on_reward, WATCH_QOS)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        # Of a steady clock: simulated time may stand still.
-        self.create_timer(1 / rate, self._show, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(1 / rate, self._show)
 
     def _joints(self, names, positions) -> dict[str, float]:
         """Return positions by LeRobot's keys, in its units."""

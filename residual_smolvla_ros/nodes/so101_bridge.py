@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -81,8 +80,7 @@ class So101BridgeNode(PipelineNode):
         self._thread = RealtimeThread(priority)
         if self._thread.error:
             self.get_logger().info(f"no real-time scheduling: {self._thread.error}")
-        # Of a steady clock: a jump of the wall clock moves no tick.
-        self.create_timer(self._period, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(self._period, self._tick)
         self.get_logger().info(f"connected: {', '.join(names)} at {rate:g} Hz")
 
     def _make_settings(self) -> ArmSettings:
@@ -104,7 +102,7 @@ class So101BridgeNode(PipelineNode):
         self._ticked_at = started
         executed = self._arm.filter.goal
         # Before the read: a state is never older than its stamp says.
-        now = self.get_clock().now().nanoseconds
+        now = self.now_ns()
         with self._thread.paused():
             state = self._arm.tick()
         if state is not None:
@@ -134,7 +132,7 @@ class So101BridgeNode(PipelineNode):
                                     "none is followed while there are several")  # fmt: skip
             return
         stamp = to_nanoseconds(message.header.stamp)
-        age = self.get_clock().now().nanoseconds - stamp
+        age = self.now_ns() - stamp
         try:
             if len(message.points) != 1:
                 raise CommandRefused("points", f"expected 1 point, found {len(message.points)}")

@@ -36,6 +36,7 @@ from residual_smolvla_ros.records import ENVIRONMENT_STATE, EPISODE_EVENT, Recor
 from residual_smolvla_ros.robots.simulation import CAMERAS, RATE_HZ, SimulatedSO101
 
 PERIOD_NS = round(1e9 / RATE_HZ)
+RESET_STEPS = 10
 REPEAT_S = 0.05
 SPECTATOR_EVERY = 3
 # Beyond all joints' ranges, and still a number of ticks to LeRobot's conversion.
@@ -63,7 +64,7 @@ class So101SimNode(PipelineNode):
         self._prepared = False
         self._active = self._held = False
         self._step = 0
-        self._stamp = PERIOD_NS if self._lockstep else self.get_clock().now().nanoseconds
+        self._stamp = PERIOD_NS if self._lockstep else self.now_ns()
         self._previous_stamp = 0
         self._command: np.ndarray | None = None
         self._awaiting: JointState | None = None
@@ -113,9 +114,10 @@ class So101SimNode(PipelineNode):
         self._previous_stamp = 0
         # Far enough that no state of the last episode can be taken for one of this.
         if self._lockstep:
-            self._stamp += 10 * PERIOD_NS
+            self._stamp += RESET_STEPS * PERIOD_NS
         else:
-            self._rests_until = time.monotonic() + 10 / RATE_HZ
+            self._rests_until = time.monotonic() + RESET_STEPS / RATE_HZ
+        self.tally("resets")
         response.success = True
         response.message = f"seed {self._seed}"
         return response
@@ -177,7 +179,7 @@ class So101SimNode(PipelineNode):
         self._sim.step(command)
         self._step += 1
         self._previous_stamp = self._stamp if self._step > 1 else 0
-        self._stamp = max(self.get_clock().now().nanoseconds, self._stamp + 1)
+        self._stamp = max(self.now_ns(), self._stamp + 1)
         self.tally("steps")
         self._publish_state()
 

@@ -7,7 +7,6 @@ are published for as long as the leader can be read; `policy` takes them while a
 import contextlib
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
@@ -43,15 +42,14 @@ class TeleopNode(PipelineNode):
         # One that is not there may be plugged in later; a wrong calibration ends the node.
         with contextlib.suppress(DeviceLost):
             self._leader.connect()
-        # Of a steady clock: a jump of the wall clock moves no tick.
-        self.create_timer(1 / rate, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(1 / rate, self._tick)
 
     def _on_active(self, message: Bool) -> None:
         self._active = message.data
 
     def _tick(self) -> None:
         # Before the read: a target is never older than its stamp says.
-        now = self.get_clock().now().nanoseconds
+        now = self.now_ns()
         target = self._leader.poll()
         self._tell()
         if target is None:

@@ -62,7 +62,7 @@ class CommandPublisher:
         command = self._make(stamp, positions.tolist())
         self._publisher.publish(command)
         if self._real_time:
-            age = self._node.get_clock().now().nanoseconds - to_nanoseconds(stamp)
+            age = self._node.now_ns() - to_nanoseconds(stamp)
             if self._time_ns < age < MAX_AGE_NS:
                 self._node.tally("late_commands")
         return command

@@ -8,7 +8,7 @@ from sensor_msgs.msg import JointState
 
 from residual_smolvla_ros.console.jog import Jog
 from residual_smolvla_ros.console.state import ConsoleState
-from residual_smolvla_ros.nodes.common import PipelineNode
+from residual_smolvla_ros.nodes.common import PipelineNode, to_stamp
 
 TOPIC = "intervention/command"
 RATE_HZ = 30.0
@@ -83,6 +83,6 @@ class JogPublisher:
             return
         message = JointState(name=list(targets), position=list(targets.values()))
         message.velocity = message.effort = [0.0] * len(targets)
-        message.header.stamp = self._node.get_clock().now().to_msg()
+        message.header.stamp = to_stamp(self._node.now_ns())
         self._publisher.publish(message)
         self._heard += self._publisher.get_subscription_count() > 0
