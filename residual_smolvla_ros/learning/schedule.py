@@ -97,7 +97,8 @@ class Outcome:
     """How an episode went: a line of `episodes.jsonl`.
 
     `label` says what it counts as, `reason` why it ended; `terms` holds the summed share of each
-    reward term, and `arm` who of a fleet played it. One that was discarded is played again.
+    reward term, `arm` who of a fleet played it, and `last_stamp` is that of its last step. One that
+    was discarded is played again.
     """
 
     episode: int
@@ -114,6 +115,7 @@ class Outcome:
     intervened_steps: int = 0
     terms: dict[str, float] = field(default_factory=dict)
     arm: str = ""
+    last_stamp: int = 0
 
 
 @dataclass

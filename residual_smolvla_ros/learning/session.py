@@ -1,5 +1,6 @@
 """The life of a session's episodes: prepared, running, ended, labelled, kept."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -91,9 +92,16 @@ class Session:
     def take_over(self, outcomes: list[Outcome], last_episode: int) -> None:
         """Go on in the place of a session that died, while all others went on.
 
-        The episode that it may have been in is discarded, and played again.
+        The episode that it may have been in is discarded, and played again. A learner that dies
+        too, before its next update, hears again how the episodes ended that it learns from then.
         """
         self.restore(outcomes, last_episode)
+        for outcome in outcomes:
+            if (
+                outcome.phase in TRAINING_PHASES
+                and outcome.index >= self.schedule.training_episodes
+            ):
+                self._tell.event(_end_again(outcome, self.schedule.max_steps))
         trained = {o.index: o.steps for o in outcomes if o.phase in TRAINING_PHASES}
         self.schedule.training_episodes = len(trained)
         self.schedule.env_steps = sum(trained.values())
@@ -217,6 +225,7 @@ class Session:
             wall_s=self._clock() - self._started,
             label=label,
             intervened_steps=tally.intervened_steps,
+            last_stamp=tally.last_stamp,
             terms={name: round(share, 6) for name, share in tally.terms.items()},
         )
         self._tell.outcome(outcome)
@@ -303,3 +312,20 @@ def read_progress(text: str) -> dict[str, int]:
             f"weights record: expected progress with {', '.join(PROGRESS)}, found {text[:80]!r}"
         )
     return counters
+
+
+def _end_again(outcome: Outcome, max_steps: int) -> dict:
+    """Return the event of an episode that has ended and been labelled."""
+    names = [f.name for f in dataclasses.fields(EpisodePlan)]
+    known = {name: value for name, value in vars(outcome).items() if name in names}
+    done = outcome.label == SUCCESS
+    return {
+        "event": "end",
+        "episode": outcome.episode,
+        "plan": EpisodePlan(**known, max_steps=max_steps).to_json(),
+        "reason": "terminated" if done else outcome.reason,
+        "success": done,
+        "label": outcome.label,
+        "last_stamp": outcome.last_stamp,
+        "steps": outcome.steps,
+    }
