@@ -39,15 +39,16 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 def missing_right() -> str:
     """Return why there can be no wire here, "" if there can."""
-    words = [sys.executable, "-c", "import os; os.unshare(os.CLONE_NEWNET | os.CLONE_NEWNS)"]
-    tried = subprocess.run(words, capture_output=True, text=True, check=False)
-    if tried.returncode:
-        return f"no network namespaces here: {tried.stderr.strip().splitlines()[-1]}"
-    tried = subprocess.run(
-        ["unshare", "-n", "ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return f"no veth here: {tried.stderr.strip()}" if tried.returncode else ""
+    python = [sys.executable, "-c", "import os; os.unshare(os.CLONE_NEWNET | os.CLONE_NEWNS)"]
+    veth = ["unshare", "-n", "ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"]
+    for what, words in (("network namespaces", python), ("veth", veth)):
+        try:
+            subprocess.run(words, capture_output=True, text=True, check=True)
+        except OSError as error:
+            return f"no {what} here: {error}"
+        except subprocess.CalledProcessError as error:
+            return f"no {what} here: {error.stderr.strip().splitlines()[-1]}"
+    return ""
 
 
 class Wire:
