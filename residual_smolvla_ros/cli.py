@@ -28,6 +28,8 @@ USAGE = """usage: residual-smolvla finetune [name:=value ...]    train a residua
        residual-smolvla keys [robot:=so101_sim] [arm:=arm1]
                                                       label, stop and take over from this terminal
        residual-smolvla call <service>                call a service, such as episode/success
+       residual-smolvla set <node> <parameter> <value>
+                                                      change a live parameter of a running node
        residual-smolvla <command> --show-args         list the arguments"""
 
 KEYS = "in another terminal, residual-smolvla keys: label episodes, hold the arm, take over"
@@ -41,7 +43,16 @@ BATCH = {
     convert.CONVERT: convert,
     export.EXPORT: export,
 }
-COMMANDS = (*PIPELINES, *BATCH, local.FINETUNE_LOCAL, replay.REPLAY, "report", "keys", "call")
+COMMANDS = (
+    *PIPELINES,
+    *BATCH,
+    local.FINETUNE_LOCAL,
+    replay.REPLAY,
+    "report",
+    "keys",
+    "call",
+    "set",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,6 +85,8 @@ def _run(argv: list[str]) -> int:
         return 0
     if command == "call":
         return _call(rest)
+    if command == "set":
+        return _set(rest)
     given = _parse(rest)
     if command == "report":
         return _report(given)
@@ -180,6 +193,17 @@ def _call(words: list[str]) -> int:
     from residual_smolvla_ros.nodes.call import call
 
     success, message = call(words[0])
+    print(message)
+    return 0 if success else 1
+
+
+def _set(words: list[str]) -> int:
+    if len(words) != 3:
+        raise arguments.ArgumentError(f"set: expected a node, a parameter, a value, found {words}")
+    os.environ.update(pipeline.environment())
+    from residual_smolvla_ros.nodes.call import set_parameter
+
+    success, message = set_parameter(*words)
     print(message)
     return 0 if success else 1
 

@@ -28,13 +28,15 @@ class Schema:
 
     `tensors` maps a name to a shape, where None is any length; all are float32.
     With `open_tensors` further tensors of any shape are allowed (network weights).
-    `metadata` maps a key to the function that parses its string.
+    `metadata` maps a key to the function that parses its string; `optional` is of those that a
+    record need not have.
     """
 
     kind: str
     tensors: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     metadata: dict[str, type] = field(default_factory=dict)
     open_tensors: bool = False
+    optional: dict[str, type] = field(default_factory=dict)
 
 
 def _whole(text: str) -> int:
@@ -107,7 +109,8 @@ STEP = Schema(
 # reward: of the step `stamp`, whose following state is `next_stamp`. `terms` are the weighted
 # shares of the terms whose `names` stand in the metadata; `missing` names terms that lacked their
 # input, without which the learner does not take the step. `label` is a person's: the record then
-# replaces the one that the episode's last step got before.
+# replaces the one that the episode's last step got before. `settings` are those parameters of the
+# terms that were changed while the node ran, as JSON.
 REWARD = Schema(
     "reward",
     tensors={"reward": (), "terms": (None,)},
@@ -120,6 +123,7 @@ REWARD = Schema(
         "names": _names,
         "missing": _names,
     },
+    optional={"settings": str},
 )
 
 # success/estimate: what a reward model says of the images of `stamp`; `success` once it has held.
@@ -195,6 +199,7 @@ def pack(schema: Schema, tensors: dict[str, np.ndarray] | None = None, **metadat
         if isinstance(value, tuple):
             value = ",".join(value)
         text[key] = str(int(value)) if isinstance(value, bool | np.bool_) else str(value)
+    text |= {key: str(metadata[key]) for key in schema.optional if metadata.get(key)}
     arrays = {
         name: np.ascontiguousarray(value, dtype=np.float32) if np.ndim(value) else
         np.array(value, dtype=np.float32)
@@ -214,7 +219,8 @@ def unpack(schema: Schema, blob: bytes) -> Record:
     if text.get("kind") != schema.kind:
         raise RecordError(f"expected a record of kind {schema.kind}, found {text.get('kind')!r}")
     metadata = {}
-    for key, parse in schema.metadata.items():
+    given = {key: parse for key, parse in schema.optional.items() if key in text}
+    for key, parse in (schema.metadata | given).items():
         if key not in text:
             raise RecordError(f"{schema.kind} record: expected metadata {key!r}, found none")
         try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import made_session as made
 import numpy as np
@@ -33,6 +34,8 @@ from residual_smolvla_ros.recording.session import (
     read_session,
 )
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP, WEIGHTS, pack, unpack
+from residual_smolvla_ros.rewards.composition import with_values
+from residual_smolvla_ros.rewards.judge import Judge, make_terms
 from residual_smolvla_ros.robots.frames import decode
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
 
@@ -298,6 +301,36 @@ def test_another_base_than_the_sessions_is_refused_but_on_purpose(played, tmp_pa
 
 
 # -- reward ---------------------------------------------------------------------------------
+
+
+def test_rewards_by_weights_that_were_changed_meanwhile_are_found_again(tmp_path):
+    """Each reward tells what had been changed; the parameter file does not know."""
+    terms = {"time": {"weight": -0.5}}
+    parameters = {"environment": False, "lockstep": False, "terms.time.weight": -0.5}
+    make = partial(make_terms, joint_names=JOINT_NAMES, cameras=[], rate_hz=30.0, period_steps=1)
+    judge, messages = Judge(make(terms), False, False, False), [described("reward", parameters)]
+
+    def add(topic: str, blob: bytes) -> None:
+        messages.append(Message(topic, RECORD, made.record(blob), len(messages)))
+
+    for episode in range(1, 4):
+        for tick in range(3):
+            step = make_step(episode, tick)
+            tensors = step.tensors | {"command": [0.0] * 6}
+            add("policy/step", pack(STEP, tensors, **step.metadata))
+            judge.join.add_step(step, np.zeros(6))
+            for judged in judge.answer():
+                add("reward", judged.pack())
+        weight = -0.5 * (episode + 1)
+        settings = {"terms.time.weight": weight}
+        judge.change(make(with_values(terms, settings)), json.dumps(settings))
+        add("episode/event", event("end", episode, 3))
+    rewards = [unpack(REWARD, cdr.decode(RECORD, m.data).data.tobytes())["reward"].item()
+               for m in messages if m.topic == "reward"]  # fmt: skip
+    assert rewards == [-0.5, -0.5, -1.0, -1.0, -1.5, -1.5]
+    with Bag(made.write(tmp_path / "bag", messages)) as bag:
+        report = check_reward(bag)
+    assert report.agrees, str(report)
 
 
 def test_new_terms_are_summed_beside_the_recorded_rewards(tmp_path):

@@ -133,6 +133,9 @@ def check_residual_smolvla(words: list[str]) -> None:
     if name == "call":
         assert rest == ["<service>"] or f"| `{rest[0]}` |" in REFERENCE
         return
+    if name == "set" and rest != ["<node>", "<parameter>", "<value>"]:
+        check_parameter(*rest)
+        return
     if any(word.startswith("--") for word in rest):
         return  # options as LeRobot's, of a command that has tests of its own
     tokens = [word.strip("[]") for word in rest]
@@ -149,6 +152,14 @@ def check_residual_smolvla(words: list[str]) -> None:
             arguments.parse_values(replay.ARGUMENTS, given | {"check": check})
     elif name in ("report", "keys"):
         assert given.keys() <= {"report": {"output"}, "keys": {"robot"}}[name]
+
+
+def check_parameter(node: str, name: str, value: str) -> None:
+    """The reference has a live parameter of this node's; a term's name is the user's."""
+    section = REFERENCE.partition(f"## Node `{node.lstrip('/')}`")[2].partition("\n## ")[0]
+    name = "terms.*" if name.startswith("terms.") else name
+    row = re.search(rf"^\| `{re.escape(name)}` \|.*\| with the next \w+ \|", section, re.MULTILINE)
+    assert row, (node, name, value)
 
 
 def check_ros2(words: list[str]) -> None:

@@ -18,6 +18,7 @@ from residual_smolvla_ros.nodes.common import (
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.nodes.parts.reward_terms import RewardTerms
 from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.records import (
     ENVIRONMENT_STATE,
@@ -27,7 +28,7 @@ from residual_smolvla_ros.records import (
     Record,
     RecordError,
 )
-from residual_smolvla_ros.rewards.judge import REDUCE, Judge, Judged, default_terms, make_terms
+from residual_smolvla_ros.rewards.judge import REDUCE, Judge, Judged, make_terms
 from residual_smolvla_ros.rewards.transition import Frame, NotReady, Pose
 from residual_smolvla_ros.robots.joints import in_order, told
 from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad
@@ -51,13 +52,16 @@ class RewardNode(PipelineNode):
         cameras = self.parameter("cameras", ["front", "wrist"], "cameras that the robot has")
         rate = self.parameter("rate_hz", 30.0, About("control rate of the robot", 1, 100))
         lockstep = self.parameter("lockstep", True, "whether the simulator waits for commands")
-        terms = self.group("terms", "reward terms: [rewards.md](rewards.md)") or default_terms(
-            environment
-        )
         period = self.parameter(
             "camera_period_steps", 1, About("control steps between two images of a camera", 1)
         )
-        self._reward = make_terms(terms, self._joint_names, cameras, rate, period)
+        self._terms = RewardTerms(
+            self,
+            environment,
+            lambda terms: make_terms(terms, self._joint_names, cameras, rate, period),
+        )
+        # Its names and inputs stay as they are; `_judge.reward` is the one in force.
+        self._reward = self._terms.reward
         self._judge = Judge(self._reward, environment, executed, lockstep)
         self._poses: dict[str, Pose] = {}
 
@@ -91,6 +95,10 @@ class RewardNode(PipelineNode):
             self.create_subscription(PoseStamped, topic, partial(self._on_pose, topic), 1)
         self.record_subscription(SUCCESS_ESTIMATE, "success/estimate", self._judge.take_estimate)
         self.record_subscription(EPISODE_EVENT, "episode/event", self._on_event)
+
+    def change(self, values: dict) -> None:
+        """Reward by other weights and settings from the next episode on."""
+        self._judge.change(*self._terms.change(values))
 
     # -- what comes in ----------------------------------------------------------------------
 
@@ -139,7 +147,7 @@ class RewardNode(PipelineNode):
             for name in judged.shares.missing:
                 self.tally(f"missing_{name}")
                 self.get_logger().warning(
-                    f"term {self._reward.problems[name]}: the step is not learned from",
+                    f"term {self._judge.reward.problems[name]}: the step is not learned from",
                     throttle_duration_sec=5.0,
                 )
             self._publish(judged)
@@ -170,7 +178,8 @@ class RewardNode(PipelineNode):
     def status(self):
         """Report steps whose inputs did not come, and what terms lack."""
         values = {"steps_incomplete": str(self._judge.join.incomplete)}
-        problems = self._reward.problems
+        values |= {f"weight/{n}": f"{w:.6g}" for n, w in self._judge.reward.weights.items()}
+        problems = self._judge.reward.problems
         if problems:
             return DiagnosticStatus.WARN, "; ".join(problems.values()), values
         return DiagnosticStatus.OK, f"terms {', '.join(self._reward.names)}", values

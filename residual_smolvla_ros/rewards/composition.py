@@ -1,5 +1,6 @@
 """The reward of a step: the weighted sum of its terms."""
 
+import copy
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ class Reward:
     """
 
     def __init__(self, terms: Mapping[str, tuple[float, RewardTerm]]):
-        self._weights = {name: weight for name, (weight, _) in terms.items()}
+        self.weights = {name: weight for name, (weight, _) in terms.items()}
         self.terms = {name: term for name, (_, term) in terms.items()}
         self.names = tuple(terms)
         self.needs = frozenset().union(*(term.needs for term in self.terms.values()))
@@ -73,7 +74,7 @@ class Reward:
         return Shares(self.names, values, tuple(n for n in self.names if n not in shares))
 
     def _share(self, name: str, transition: Transition) -> float:
-        share = self._weights[name] * float(self.terms[name](transition))
+        share = self.weights[name] * float(self.terms[name](transition))
         if not abs(share) <= _LARGEST:
             raise NotReady(f"expected a finite value, found {share}")
         return share
@@ -99,6 +100,29 @@ def make_reward(terms: dict[str, dict], robot: RobotDescription, cameras: Sequen
         except ValueError as error:
             raise ConfigError(f"terms.{name}: {error}") from None
     return Reward(made)
+
+
+def with_values(terms: dict[str, dict], values: dict[str, object]) -> dict[str, dict]:
+    """Return terms with other values, by the name of the parameter: `terms.<name>.<setting>`."""
+    changed = copy.deepcopy(terms)
+    for parameter, value in values.items():
+        _, name, *folders, last = parameter.split(".")
+        place = changed[name]
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = value
+    return changed
+
+
+def check_same_inputs(before: Reward, after: Reward) -> None:
+    """Raise ConfigError where a reward needs other topics than the one that it replaces."""
+    for what in ("needs", "cameras", "pose_topics"):
+        old, new = (sorted(getattr(reward, what)) for reward in (before, after))
+        if old != new:
+            raise ConfigError(
+                f"terms: expected the {what} of the start, {old}, found {new}: topics are "
+                "subscribed to at the start"
+            )
 
 
 def _make_term(

@@ -19,11 +19,12 @@ REDUCE = 4
 
 @dataclass(frozen=True)
 class Judged:
-    """A step and its reward."""
+    """A step and its reward; `settings` are those of its terms that were changed, as JSON."""
 
     transition: Transition
     shares: Shares
     terminated: bool
+    settings: str = ""
 
     def pack(self) -> bytes:
         """Return the reward record."""
@@ -37,6 +38,7 @@ class Judged:
             label=self.transition.label,
             names=self.shares.names,
             missing=self.shares.missing,
+            settings=self.settings,
         )
 
 
@@ -58,9 +60,23 @@ class Judge:
         _check_inputs(reward, environment, executed)
         needs = reward.needs | ({"environment"} if environment else set())
         self.join = TransitionJoin(needs, environment and lockstep, clock)
-        self._reward = reward
-        self._judged: dict[int, tuple[Transition, Shares]] = {}
+        self.reward = reward
+        self._settings = ""
+        self._changes: list[tuple[int, Reward, str]] = []
+        self._judged: dict[int, tuple[Transition, Shares, Reward, str]] = {}
         self._first_stamp, self._estimated = 0, False
+
+    def change(self, reward: Reward, settings: str, since: int = 0) -> None:
+        """Reward by another one from the first episode on that begins at a stamp `since` or later.
+
+        An episode is judged by one reward.
+        """
+        self._changes.append((since, reward, settings))
+
+    def _begin(self, stamp: int) -> None:
+        self._first_stamp, self._estimated = stamp, False
+        while self._changes and self._changes[0][0] <= stamp:
+            _, self.reward, self._settings = self._changes.pop(0)
 
     def take_estimate(self, record: Record) -> None:
         """Take a success/estimate."""
@@ -71,15 +87,15 @@ class Judge:
         """Yield the steps that are known by now; `extra` fields are set in their transitions."""
         while (transition := self.join.pop(**extra)) is not None:
             if transition.tick == 0:
-                self._first_stamp, self._estimated = transition.stamp, False
+                self._begin(transition.stamp)
             state = transition.environment
             if self._estimated or (state is not None and state.metadata["success"]):
                 transition = replace(transition, success=True)
-            shares = self._reward(transition)
-            self._judged[transition.stamp] = transition, shares
+            shares = self.reward(transition)
+            self._judged[transition.stamp] = transition, shares, self.reward, self._settings
             if len(self._judged) > KEPT:
                 del self._judged[next(iter(self._judged))]
-            yield Judged(transition, shares, terminated=transition.success)
+            yield Judged(transition, shares, transition.success, self._settings)
 
     @staticmethod
     def is_verdict(record: Record) -> bool:
@@ -91,9 +107,10 @@ class Judge:
         found = self._judged.get(record.metadata["last_stamp"])
         if found is None:
             return None
+        transition, shares, reward, settings = found
         label = record.metadata["label"]
-        transition = replace(found[0], success=label == SUCCESS, label=label)
-        return Judged(transition, self._reward.judge(found[1], transition), terminated=True)
+        transition = replace(transition, success=label == SUCCESS, label=label)
+        return Judged(transition, reward.judge(shares, transition), True, settings)
 
 
 def default_terms(environment: bool) -> dict[str, dict]:

@@ -53,12 +53,20 @@ class ParameterNode(Node):
         self._abouts[name] = told
         return value
 
-    def group(self, prefix: str, description: str) -> dict:
-        """Return all parameters below a prefix, nested; for a node that declares its overrides."""
-        values: dict = {}
+    def group(self, prefix: str, told: str | About) -> dict:
+        """Describe all parameters below a prefix that are not yet, and return all, nested.
+
+        For a node that declares its overrides.
+        """
         for name, parameter in self.get_parameters_by_prefix(prefix).items():
             if f"{prefix}.{name}" not in self._abouts:
-                self.parameter(f"{prefix}.{name}", parameter.value, description)
+                self.parameter(f"{prefix}.{name}", parameter.value, told)
+        return self.nested(prefix)
+
+    def nested(self, prefix: str) -> dict:
+        """Return all parameters below a prefix, nested."""
+        values: dict = {}
+        for name, parameter in self.get_parameters_by_prefix(prefix).items():
             *folders, last = name.split(".")
             place = values
             for folder in folders:

@@ -1,5 +1,6 @@
 """Check `reward`: judge a session's steps anew, by its own terms or by those of another config."""
 
+import json
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from residual_smolvla_ros.records import (
     Record,
     unpack,
 )
+from residual_smolvla_ros.rewards.composition import with_values
 from residual_smolvla_ros.rewards.judge import REDUCE, Judge, default_terms, make_terms
 from residual_smolvla_ros.rewards.transition import Frame, NotReady, Pose
 from residual_smolvla_ros.robots.frames import decode, reduce
@@ -69,24 +71,37 @@ class _Rejudged:
         environment = parameter("environment", True)
         executed = parameter("executed_commands", False)
         lockstep = parameter("lockstep", True)
-        own = _nested(session.parameters("reward"), "terms") or default_terms(environment)
+        self._own = _nested(session.parameters("reward"), "terms") or default_terms(environment)
         self._joint_names = tuple(parameter("joint_names", list(JOINT_NAMES)))
         self._topic_names = names_on_topics(parameter("ros_joint_names", ()), self._joint_names)
-        self._reward = make_terms(
-            own if terms is None else terms,
-            self._joint_names,
-            parameter("cameras", ["front", "wrist"]),
-            parameter("rate_hz", 30.0),
-            parameter("camera_period_steps", 1),
+        self._make = partial(
+            make_terms,
+            joint_names=self._joint_names,
+            cameras=parameter("cameras", ["front", "wrist"]),
+            rate_hz=parameter("rate_hz", 30.0),
+            period_steps=parameter("camera_period_steps", 1),
         )
+        self._reward = self._make(self._own if terms is None else terms)
         self._now = bag.start / 1e9
         self._judge = Judge(self._reward, environment, executed, lockstep, lambda: self._now)
+        if terms is None:
+            self._follow_changes()
         self._images: dict[str, Message] = {}
         self._as_raw = parameter("image_transport", "raw") == "raw"
         self._poses: dict[str, Pose] = {}
         self._frames = {name: partial(self._frame, name) for name in self._reward.cameras}
         self._cameras = {self._image_topic(name): name for name in self._reward.cameras}
         self._takers = self._listen(environment, environment and lockstep)
+
+    def _follow_changes(self) -> None:
+        """Change the terms where the session did: each reward tells what had been changed."""
+        before = ""
+        for record in _recorded(self._bag).values():
+            settings = record.metadata.get("settings", "")
+            if settings not in ("", before):
+                before = settings
+                reward = self._make(with_values(self._own, json.loads(settings)))
+                self._judge.change(reward, settings, since=record.metadata["stamp"])
 
     def _listen(self, environment: bool, lockstep: bool) -> dict:
         """Return what takes the messages of a topic: those that the node would have heard."""
