@@ -41,6 +41,7 @@ ROS_WHEELS = [
     "ros-builtin-interfaces==2.0.3",
     "ros-rcl-interfaces==2.0.3",
     "ros-rosgraph-msgs==2.0.3",
+    "ros-lifecycle-msgs==2.0.3",
     "ros-diagnostic-msgs==5.3.6",
     "ros-geometry-msgs==5.3.6",
     "ros-sensor-msgs==5.3.6",

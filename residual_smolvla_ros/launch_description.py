@@ -5,13 +5,22 @@ from pathlib import Path
 from ament_index_python.packages import get_packages_with_prefixes
 from launch import LaunchContext, LaunchDescription
 from launch.action import Action
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueCoroutine,
+    OpaqueFunction,
+    Shutdown,
+)
 from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
 from residual_smolvla_ros import arguments, pipeline, viewing
+from residual_smolvla_ros.node_spec import MANAGED
+from residual_smolvla_ros.nodes.parts.bring_up import bring_up, is_secured
 from residual_smolvla_ros.recording.checks import command as replay
 from residual_smolvla_ros.respawning import DELAY_S, Respawning
 from residual_smolvla_ros.robots.urdf import so101_urdf
@@ -70,8 +79,19 @@ def _describe(wanted, start, *further) -> LaunchDescription:
 def _start(context: LaunchContext, mode: str, given: dict[str, str]) -> list[Action]:
     described = pipeline.build(mode, given)
     respawns = Respawning(described.output, described.values["respawn"])
-    nodes = [_node(spec, described, respawns) for spec in described.nodes]
-    return [LogInfo(msg=f"run: {described.output}"), *nodes]
+    nodes = [(spec, _node(spec, described, respawns)) for spec in described.nodes]
+    managed = [n for kind in _managed(described) for spec, n in nodes if spec.executable == kind]
+    bringing_up = OpaqueCoroutine(coroutine=bring_up, args=[managed])
+    start = LogInfo(msg=f"run: {described.output}")
+    return [start, *(node for _, node in nodes), *([bringing_up] if managed else [])]
+
+
+def _managed(described: pipeline.Pipeline) -> tuple[str, ...]:
+    """Return the executables that are configured and activated from here, in this order.
+
+    A node that is started again configures itself, and so do nodes under SROS 2.
+    """
+    return () if described.values["respawn"] or is_secured() else MANAGED
 
 
 def _replay(context: LaunchContext, given: dict[str, str]) -> list[Action]:
@@ -131,6 +151,9 @@ def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline, respawns: Respa
         # An error, since launch ends with exit code 0 after a mere Shutdown.
         raise RuntimeError(f"node {spec.full_name} ended with exit code {event.returncode}")
 
+    parameters = spec.parameters
+    if spec.executable in _managed(described):
+        parameters = parameters | {"managed": True}
     return Node(
         package=pipeline.PACKAGE,
         executable=spec.executable,
@@ -138,7 +161,7 @@ def _node(spec: pipeline.NodeSpec, described: pipeline.Pipeline, respawns: Respa
         # Given, though empty: launch_ros then names the node in full in its parameter file, and
         # no section of the user's file that holds for more nodes wins over it.
         namespace=spec.namespace,
-        parameters=[*spec.parameter_files, {n: _typed(v) for n, v in spec.parameters.items()}],
+        parameters=[*spec.parameter_files, {n: _typed(v) for n, v in parameters.items()}],
         remappings=list(spec.remappings),
         ros_arguments=["--enclave", enclave(spec.executable)],
         # Not SetEnvironmentVariable: it would reach the other nodes of a launch file around this.

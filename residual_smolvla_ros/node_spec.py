@@ -5,6 +5,10 @@ from dataclasses import dataclass
 PACKAGE = "residual_smolvla_ros"
 
 
+# Nodes with a lifecycle, in the order in which a launch file configures and activates them.
+MANAGED = ("camera", "so101_bridge", "policy", "learner")
+
+
 @dataclass(frozen=True)
 class NodeSpec:
     """A node to start: executable, parameter files, parameters that win over the files.

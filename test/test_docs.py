@@ -27,6 +27,7 @@ ELSEWHERE = {
 PARSED_BY_LEROBOT = ("lerobot-rollout", "lerobot-eval", "lerobot-calibrate")
 OTHER_ROS2 = {
     ("bag", "info"), ("bag", "play"), ("bag", "record"), ("bag", "reindex"), ("node", "list"),
+    ("lifecycle", "get"), ("lifecycle", "set"),
     ("param", "describe"), ("param", "dump"), ("param", "list"), ("param", "set"),
     ("security", "create_enclave"),
     ("security", "create_keystore"), ("security", "create_permission"),

@@ -155,6 +155,7 @@ class PPO:
             self.load_state(before[1])
             raise ValueError(f"update: expected finite losses and weights, found {broken}")
         bound_log_std(self.network.log_std, self._config)
+        metrics["std"] = float(self.network.log_std.detach().exp().mean())
         if self._estimation and not first:
             # Only now: within an update the meaning of the network's input must not shift.
             estimated = self._estimation.learn(episodes)

@@ -14,20 +14,26 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from residual_smolvla_ros.errors import ConfigError
-from residual_smolvla_ros.nodes.common import PipelineNode, image_qos, to_stamp
+from residual_smolvla_ros.nodes.common import image_qos, to_stamp
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.images import to_compressed_message, to_image_message
+from residual_smolvla_ros.nodes.parts.managed import ManagedNode
 from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.robots.cameras import RETRY_S, CameraStream
 from residual_smolvla_ros.robots.frames import Frame
 from residual_smolvla_ros.robots.lerobot_config import camera_config
 
 
-class CameraNode(PipelineNode):
+class CameraNode(ManagedNode):
     """Publish the frames of a camera, stamped with the time of their capture."""
+
+    _stream: CameraStream | None = None
 
     def __init__(self):
         super().__init__("camera", automatically_declare_parameters_from_overrides=True)
+
+    def configure(self) -> None:
+        """Open the camera, for as long as it takes."""
         name = self.parameter("name", "camera", "topic name of the camera")
         frame_id = self.parameter(
             "frame_id", "", "frame of the images (REP-103); default: <name>_optical_frame"
@@ -61,7 +67,7 @@ class CameraNode(PipelineNode):
     def _on_change(self) -> None:
         self._tell_gone()
         frame = self._stream.take()
-        if frame is None:
+        if frame is None or not self.active:
             return
         self.tally("frames")
         size = (frame.width, frame.height)
@@ -132,9 +138,11 @@ class CameraNode(PipelineNode):
         size = f"{self._size[0]}x{self._size[1]}"
         return DiagnosticStatus.OK, "frames come", {"size": size}
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Stop the camera."""
-        self._stream.close()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
 
 def load_calibration(path: str) -> CameraInfo:

@@ -140,10 +140,17 @@ class PipelineNode(ParameterNode):
         """Return ROS time in ns: the wall clock's when the node began, and evenly on from there."""
         return self._began_ns + time.monotonic_ns()
 
-    def create_subscription(self, *args, **kwargs):
+    def create_subscription(self, kind, topic: str, callback, *args, **kwargs):
         """Create a subscription without QoS event handlers."""
         quiet = SubscriptionEventCallbacks(use_default_callbacks=False)
-        return super().create_subscription(*args, event_callbacks=quiet, **kwargs)
+        callback = self.taker(topic, callback)
+        return super().create_subscription(
+            kind, topic, callback, *args, event_callbacks=quiet, **kwargs
+        )
+
+    def taker(self, topic: str, callback):
+        """Return what is called with a topic's messages: the callback; nodes override it."""
+        return callback
 
     def __init__(self, name: str, **settings):
         super().__init__(name, **settings)
@@ -214,10 +221,14 @@ class PipelineNode(ParameterNode):
         """Return level, message and values for /diagnostics; nodes override it."""
         return DiagnosticStatus.OK, "running", {}
 
+    def told_status(self) -> tuple[int, str, dict[str, str]]:
+        """Return what /diagnostics is told."""
+        return self.status()
+
     def _report(self) -> None:
         now = time.monotonic()
         elapsed = now - self._last_report
-        level, message, values = self.status()
+        level, message, values = self.told_status()
         for name, count in self.counts.items():
             rate = (count - self._last_counts.get(name, 0)) / elapsed
             values |= {name: str(count), f"{name}_per_s": f"{rate:.1f}"}

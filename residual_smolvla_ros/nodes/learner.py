@@ -1,5 +1,6 @@
 """Node `learner`: joins steps with rewards, updates between episodes, publishes weights."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +18,12 @@ from residual_smolvla_ros.learning.td3_learner import TD3Learner
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
     RECORD_QOS,
-    PipelineNode,
     to_message,
     to_nanoseconds,
 )
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.nodes.parts.managed import ManagedNode
 from residual_smolvla_ros.parameters import TORCH_THREADS, About
 from residual_smolvla_ros.policy.vision import read_token_shape
 from residual_smolvla_ros.records import EPISODE_EVENT, REWARD, STEP
@@ -33,11 +34,18 @@ from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 LEARN_STEPS, LEARN_TURN_S = 4, 0.005
 
 
-class LearnerNode(PipelineNode):
-    """Train the residual from the steps and rewards of training episodes."""
+class LearnerNode(ManagedNode):
+    """Train the residual from steps and rewards; inactive, it lets them wait."""
+
+    _run: LearnerRun | None = None
+    _begun = False
 
     def __init__(self):
+        self._waiting: list[Callable[[], None]] = []
         super().__init__("learner")
+
+    def configure(self) -> None:
+        """Begin the run in the folder `output`, or go on with it."""
         output = self.parameter("output", "", "folder of the run")
         if not output:
             raise ValueError("output: expected the folder of the run, found none")
@@ -56,7 +64,10 @@ class LearnerNode(PipelineNode):
         shape = read_token_shape(base) if base else None
         self._learner = make_learner(self.parameter, self._joint_names, shape, seed)
         settings = {"base_checkpoint": base, "seed": seed, "run_id": run_id}
-        self._run = LearnerRun(Path(output), self._learner, settings, resume, residual)
+        self._run = LearnerRun(
+            Path(output), self._learner, settings, resume or self._begun, residual
+        )
+        self._begun = True
         lockstep = self.parameter("lockstep", True, "whether episodes wait for every update")
         # Off-policy, what older weights did teaches as well: the arm need not wait.
         beside = not lockstep and isinstance(self._learner, TD3Learner)
@@ -88,11 +99,39 @@ class LearnerNode(PipelineNode):
         if arms:
             self.record_subscription(EPISODE_EVENT, "episode/event", self._fleet.take_event)
         self.create_service(Trigger, "learner/save", self._on_save)
-        self.create_timer(0.25, self._fleet.watch if arms else intake.watch)
+        self._watch = self._fleet.watch if arms else intake.watch
+        self.create_timer(0.25, self._look)
         if beside:
             # In between it looks after messages.
-            self.create_timer(LEARN_TURN_S, partial(intake.learn_on, LEARN_STEPS))
-        self._publish_weights(intake.weights())
+            self.create_timer(LEARN_TURN_S, self._learn_on)
+
+    def activate(self) -> None:
+        """Tell the weights, and take what has come meanwhile."""
+        self._publish_weights(self._intake.weights())
+        waiting, self._waiting = self._waiting, []
+        for take in waiting:
+            take()
+
+    def taker(self, topic: str, callback):
+        """Return a callback whose messages wait while the node is inactive."""
+        if topic.startswith("/"):  # of rclpy itself
+            return callback
+
+        def take(message) -> None:
+            if self.active:
+                callback(message)
+            else:
+                self._waiting.append(partial(callback, message))
+
+        return take
+
+    def _look(self) -> None:
+        if self.active:
+            self._watch()
+
+    def _learn_on(self) -> None:
+        if self.active:
+            self._intake.learn_on(LEARN_STEPS)
 
     def change(self, values: dict) -> None:
         """Learn with other settings from the next update on."""
@@ -140,9 +179,12 @@ class LearnerNode(PipelineNode):
             values |= self._fleet.status()
         return DiagnosticStatus.OK, "training", values
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Flush TensorBoard's events."""
-        self._run.close()
+        run, self._run = self._run, None
+        self._waiting = []
+        if run is not None:
+            run.close()
 
 
 def main(args=None) -> None:

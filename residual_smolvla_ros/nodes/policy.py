@@ -1,17 +1,15 @@
 """Node `policy`: frozen SmolVLA and residual, one command for each `joint_states` message."""
 
 import numpy as np
-import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 
 from residual_smolvla_ros.errors import ConfigError
-from residual_smolvla_ros.learning.acting import check_weights, load_residual, take_weights
+from residual_smolvla_ros.learning.acting import check_weights, take_weights
 from residual_smolvla_ros.learning.schedule import EpisodePlan
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
-    PipelineNode,
     state_qos,
     to_message,
     to_nanoseconds,
@@ -21,14 +19,13 @@ from residual_smolvla_ros.nodes.parts.command_publisher import Command, CommandP
 from residual_smolvla_ros.nodes.parts.image_intake import ImageIntake
 from residual_smolvla_ros.nodes.parts.intervention import Intervention
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.nodes.parts.managed import ManagedNode
 from residual_smolvla_ros.nodes.parts.plan_worker import PlanWorker
+from residual_smolvla_ros.nodes.parts.policy_setup import PolicySetup
 from residual_smolvla_ros.nodes.parts.policy_views import PolicyViews
 from residual_smolvla_ros.nodes.parts.vision_worker import VisionWorker
-from residual_smolvla_ros.parameters import TORCH_THREADS, About
-from residual_smolvla_ros.planning import make_planning
-from residual_smolvla_ros.policy.base import load_base
 from residual_smolvla_ros.policy.features import ResidualConfig
-from residual_smolvla_ros.policy.residual_policy import PolicyStep, ResidualPolicy
+from residual_smolvla_ros.policy.residual_policy import PolicyStep
 from residual_smolvla_ros.records import (
     ENVIRONMENT_STATE,
     EPISODE_EVENT,
@@ -38,50 +35,24 @@ from residual_smolvla_ros.records import (
     pack,
 )
 from residual_smolvla_ros.robots.joints import read_joints
-from residual_smolvla_ros.robots.kinematics import Kinematics
-from residual_smolvla_ros.robots.units import JOINT_NAMES, lerobot_to_rad, rad_to_lerobot
+from residual_smolvla_ros.robots.units import lerobot_to_rad, rad_to_lerobot
 
 # Without a command for so long, what it waits for is worth a warning.
 WAIT_NS = 1_000_000_000
 
 
-class PolicyNode(PipelineNode):
-    """Answer states with commands while an episode is active."""
+class PolicyNode(ManagedNode):
+    """Answer states with commands while an episode is active; inactive, with none."""
 
     def __init__(self):
         super().__init__("policy")
-        checkpoint = self.parameter(
-            "base_checkpoint", "", "folder of the SmolVLA checkpoint (lerobot-train)"
-        )
-        residual = self.parameter(
-            "residual_checkpoint", "", "residual to act with where no learner sends weights"
-        )
-        device = self.parameter("device", "cpu", "torch device of SmolVLA")
-        task = self.parameter("task", "", "language instruction; the topic `task` replaces it")
-        self._cameras = self.parameter(
-            "cameras", ["front", "wrist"], "cameras that the robot has, by topic name"
-        )
-        self._joint_names = tuple(
-            self.parameter(
-                "joint_names", list(JOINT_NAMES), "joints in the order of the checkpoint's features"
-            )
-        )
-        self._rate_hz = self.parameter("rate_hz", 30.0, About("control rate of the robot", 1, 100))
-        self._lockstep = self.parameter("lockstep", True, "wait for images of the state's stamp")
-        wait = self.parameter("wait_for_weights", True, "whether a learner sends weights")
-        torch.set_num_threads(self.parameter("torch_threads", 1, TORCH_THREADS))
 
-        planning = make_planning(self.parameter)
-        base = load_base(checkpoint, device, planning)
-        base.check_robot(self._cameras, list(self._joint_names))
-        planning.period_steps(base.chunk_size, self._rate_hz)
-        # In real time the planner knows how long plans take.
-        delay_steps = planning.delay_steps(self._rate_hz) if self._lockstep else 0
-        self._policy = ResidualPolicy(base, task, Kinematics(), planning, delay_steps)
-        if residual or not wait:
-            load_residual(self._policy, residual)
-        self._period_ns = round(1e9 / self._rate_hz)
-        self._planner = PlanWorker(self._policy, self._lockstep, self._period_ns, planning)
+    def configure(self) -> None:
+        """Load SmolVLA, and hear what a step needs."""
+        setup = PolicySetup(self)
+        base, self._policy, self._joint_names = setup.policy.base, setup.policy, setup.joint_names
+        self._lockstep, self._period_ns = setup.lockstep, setup.period_ns
+        self._planner = PlanWorker(self._policy, self._lockstep, self._period_ns, setup.planning)
         self._vision = VisionWorker(self._policy, self._lockstep, self._period_ns)
         self._plan: EpisodePlan | None = None  # of the episode being played
         self._next_plan: EpisodePlan | None = None  # prepared, begins with its first state
@@ -95,7 +66,6 @@ class PolicyNode(PipelineNode):
 
         self._topic_names = names = JointNames(self, self._joint_names).on_topics
         self._commands = CommandPublisher(self, names, self._period_ns, not self._lockstep)
-        self._steps = self.record_publisher("policy/step")
         self._views = PolicyViews(self, names)
         self._person = Intervention(self, names, self._why_no_takeover)
         # In this order: an executor serves what is ready at the same time in order of creation.
@@ -110,6 +80,20 @@ class PolicyNode(PipelineNode):
         self.create_subscription(
             JointState, "joint_states", self._on_joint_states, state_qos(self._lockstep)
         )
+
+    def activate(self) -> None:
+        """Let the next episode be played: `episode` waits for this topic."""
+        self._steps = self.record_publisher("policy/step")
+
+    def deactivate(self) -> None:
+        """Leave the episode, whose step was not answered, to whoever labels it."""
+        self.destroy_publisher(self._steps)
+        self._plan = self._pending = self._answer = None
+        self._person.end()
+
+    def release(self) -> None:
+        """Forget the weights."""
+        self._policy = self._planner = self._vision = None
 
     def _on_weights(self, record: Record) -> None:
         self._new_weights = record, check_weights(record)
@@ -135,6 +119,8 @@ class PolicyNode(PipelineNode):
         self._try_tick()
 
     def _on_joint_states(self, message: JointState) -> None:
+        if not self.active:
+            return
         stamp = to_nanoseconds(message.header.stamp)
         if stamp == self._answered:
             # A repeated state: its command was lost, or is still on its way.
@@ -159,7 +145,7 @@ class PolicyNode(PipelineNode):
     def _try_tick(self) -> None:
         """Answer the pending state once all that it needs has arrived."""
         message = self._pending
-        if message is None or not self._begin():
+        if message is None or not self.active or not self._begin():
             return
         stamp = to_nanoseconds(message.header.stamp)
         joints = self._read_joints(message)

@@ -18,12 +18,12 @@ from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.nodes.common import (
     CONTROL_QOS,
     RECORD_QOS,
-    PipelineNode,
     to_nanoseconds,
     to_stamp,
 )
 from residual_smolvla_ros.nodes.common import main as run
 from residual_smolvla_ros.nodes.parts.joint_names import JointNames
+from residual_smolvla_ros.nodes.parts.managed import ManagedNode
 from residual_smolvla_ros.parameters import About
 from residual_smolvla_ros.robots.arm import ArmState, SafeArm
 from residual_smolvla_ros.robots.driver import RobotDriver, RobotLost
@@ -33,14 +33,20 @@ from residual_smolvla_ros.robots.safety import CommandRefused, Mode
 
 MAX_RATE_HZ = 100.0
 WARN_EVERY_S = 5.0
+INACTIVE = "the bridge is inactive"
 REALTIME_PRIORITY = About("SCHED_FIFO where allowed; 0: none", 0, 99)
 
 
-class So101BridgeNode(PipelineNode):
-    """Publish states, follow commands, hold, go home, reset."""
+class So101BridgeNode(ManagedNode):
+    """Publish states, follow commands, hold, go home, reset; inactive, the arm holds."""
+
+    _arm: SafeArm | None = None
 
     def __init__(self):
         super().__init__("so101_bridge", automatically_declare_parameters_from_overrides=True)
+
+    def configure(self) -> None:
+        """Open the robot's port; without commands it holds."""
         rate = self.parameter("rate_hz", 30.0, About("how often the robot is read", 1, MAX_RATE_HZ))
         self._reset_time = self.parameter(
             "reset_time_s", 10.0, "time to set the scene after going home; < 0: until `done`"
@@ -83,6 +89,17 @@ class So101BridgeNode(PipelineNode):
         self.create_timer(self._period, self._tick)
         self.get_logger().info(f"connected: {', '.join(names)} at {rate:g} Hz")
 
+    def activate(self) -> None:
+        """Follow commands again, unless the arm is held for another reason."""
+        if self._arm.filter.reason == INACTIVE:
+            self._arm.release()
+
+    def deactivate(self) -> None:
+        """Hold where the arm is."""
+        self._reset_asked = False
+        if self._arm.filter.mode is not Mode.LATCHED:
+            self._arm.hold(INACTIVE)
+
     def _make_settings(self) -> ArmSettings:
         values = {}
         for field in dataclasses.fields(ArmSettings):
@@ -105,7 +122,7 @@ class So101BridgeNode(PipelineNode):
         now = self.now_ns()
         with self._thread.paused():
             state = self._arm.tick()
-        if state is not None:
+        if state is not None and self.active:
             previous, self._stamp = self._stamp, now
             self._publish(self._states, self._stamp, state.position, state)
             if previous and executed is not None:
@@ -130,6 +147,9 @@ class So101BridgeNode(PipelineNode):
         if self._commands.get_publisher_count() > 1:
             self._refuse("writers", f"expected one publisher, found also {self._intruders()}; "
                                     "none is followed while there are several")  # fmt: skip
+            return
+        if not self.active:
+            self._refuse("inactive", f"expected an active node, found that {INACTIVE}")
             return
         stamp = to_nanoseconds(message.header.stamp)
         age = self.now_ns() - stamp
@@ -168,6 +188,8 @@ class So101BridgeNode(PipelineNode):
         return response
 
     def _on_release(self, request: Trigger.Request, response: Trigger.Response):
+        if not self.active:
+            return self._refuse_inactive(response)
         self._arm.release()
         response.success, response.message = True, "commands are followed again"
         return response
@@ -175,7 +197,13 @@ class So101BridgeNode(PipelineNode):
     def _on_home(self, request: Trigger.Request, response: Trigger.Response):
         return self._go_home(response)
 
+    def _refuse_inactive(self, response: Trigger.Response) -> Trigger.Response:
+        response.message = f"expected an active node, found that {INACTIVE}"
+        return response
+
     def _go_home(self, response: Trigger.Response) -> Trigger.Response:
+        if not self.active:
+            return self._refuse_inactive(response)
         if self._home is None:
             response.message = "expected the parameter home, found none"
             return response
@@ -188,6 +216,8 @@ class So101BridgeNode(PipelineNode):
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response):
         """Take a reset one step further; success once the scene is set. Called until then."""
+        if not self.active:
+            return self._refuse_inactive(response)
         if not self._reset_asked:
             if self._home is not None:
                 self._go_home(response)
@@ -258,9 +288,11 @@ class So101BridgeNode(PipelineNode):
         level = DiagnosticStatus.ERROR if latched else DiagnosticStatus.OK
         return level, self._describe(), values
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Hold where the arm is, with torque on, and close the port."""
-        self._arm.close()
+        arm, self._arm = self._arm, None
+        if arm is not None:
+            arm.close()
 
 
 def main(args=None) -> None:

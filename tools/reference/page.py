@@ -7,6 +7,7 @@ from interfaces import ROOT, Interface, read_nodes
 
 from residual_smolvla_ros import arguments, cli, records
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
+from residual_smolvla_ros.node_spec import MANAGED
 from residual_smolvla_ros.recording.checks import command as replay
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -91,6 +92,8 @@ def default(argument: arguments.Argument) -> str:
 def node_section(node: Interface) -> str:
     """Return what one node declares, offers and hears."""
     text = f"## Node `{node.name}`\n\n{node.summary}\n\n"
+    if node.name in MANAGED:
+        text += "A [managed node](lifecycle.md).\n\n"
     for title, names in (
         ("Publishes", node.publishes),
         ("Hears", node.hears),

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from interfaces import ROOT, Interface, read_nodes
 
+from residual_smolvla_ros.node_spec import MANAGED
 from residual_smolvla_ros.recording.session import RECORDED
 from residual_smolvla_ros.security import enclave
 
@@ -28,6 +29,15 @@ OFFERED_BY_ALL = (
     "~/set_parameters",
     "~/set_parameters_atomically",
 )
+# And what it gives each managed node.
+PUBLISHED_BY_MANAGED = {"~/transition_event"}
+OFFERED_BY_MANAGED = {
+    "~/change_state",
+    "~/get_available_states",
+    "~/get_available_transitions",
+    "~/get_state",
+    "~/get_transition_graph",
+}
 # What stands for several names in docs/reference.md. DDS compares as a shell does: * is any text.
 SEVERAL = {
     "<topic of a session>": [name for name, _ in RECORDED if name != "session"]  # its own
@@ -52,7 +62,7 @@ def generate() -> str:
         for kind, of, may, names in (
             ("topic", "topics", "publish", published(node)),
             ("topic", "topics", "subscribe", expand(node.hears)),
-            ("service", "services", "reply", expand(node.offers) | set(OFFERED_BY_ALL)),
+            ("service", "services", "reply", offered(node)),
             ("service", "services", "request", expand(node.calls)),
         ):
             group = ElementTree.SubElement(profile, of, {may: "ALLOW"}) if names else None
@@ -64,8 +74,14 @@ def generate() -> str:
 
 def published(node: Interface) -> set[str]:
     """Return what a node publishes; `residual-smolvla call` has no diagnostics."""
-    of_all = set(PUBLISHED_BY_ALL)
+    of_all = set(PUBLISHED_BY_ALL) | (PUBLISHED_BY_MANAGED if node.name in MANAGED else set())
     return expand(node.publishes) | (of_all if node.name != "call" else of_all - {"/diagnostics"})
+
+
+def offered(node: Interface) -> set[str]:
+    """Return the services that a node offers."""
+    managed = OFFERED_BY_MANAGED if node.name in MANAGED else set()
+    return expand(node.offers) | set(OFFERED_BY_ALL) | managed
 
 
 def caller(nodes: list[Interface]) -> Interface:

@@ -33,6 +33,8 @@ class ParameterNode(Node):
         `told` is the description, or that and more. With a `Parameter.Type` as default, what nobody
         sets is None. With `any_number` a whole number may stand for another, and a list of them.
         """
+        if name in self._abouts:  # a managed node is configured again
+            return self.get_parameter_or(name).value
         told = about(told)
         if self.has_parameter(name):  # declared from an override, without a description
             self.undeclare_parameter(name)
@@ -87,8 +89,12 @@ class ParameterNode(Node):
         return super().set_parameters_atomically(parameter_list)
 
     def _check_change(self, parameter: Parameter) -> None:
+        if not self.has_parameter(parameter.name):
+            raise ConfigError(
+                f"{parameter.name}: expected a parameter of {self.get_name()}, found no such"
+            )
         told = self._abouts.get(parameter.name)
-        if told is None:  # of ROS 2 itself, or of nobody
+        if told is None:  # of ROS 2 itself
             return
         if not told.live:
             raise ConfigError(
