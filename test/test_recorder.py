@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image, JointState
 from residual_smolvla_ros import pipeline
 from residual_smolvla_ros.arguments import FINETUNE
 from residual_smolvla_ros.errors import BagError
-from residual_smolvla_ros.nodes.common import CONTROL_QOS, image_qos, to_stamp
+from residual_smolvla_ros.nodes.common import RECORD_QOS, image_qos, to_stamp
 from residual_smolvla_ros.nodes.parts.images import to_image_message
 from residual_smolvla_ros.recording.bag_reader import Bag
 from residual_smolvla_ros.recording.bag_thread import BagThread
@@ -138,7 +138,8 @@ class Recorder:
         self._node = rclpy.create_node("robot", context=context, namespace="/arm")
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self._node)
-        self._states = self._node.create_publisher(JointState, "joint_states", CONTROL_QOS)
+        # Deep: on a busy machine none of them may give way to the next before it is on its way.
+        self._states = self._node.create_publisher(JointState, "joint_states", RECORD_QOS)
         self._images = self._node.create_publisher(Image, "front/image_raw", image_qos(True))
         self.wait_until(lambda: self._node.count_publishers("session"))
 
