@@ -38,13 +38,13 @@ _OF_LAUNCH = {
 _SIGKILL_S = "1"  # after SIGTERM
 
 
-def describe(mode: str) -> LaunchDescription:
-    """Return the launch description of finetune or evaluate.
+def describe(mode: str, **defaults: str) -> LaunchDescription:
+    """Return the launch description of finetune or evaluate, with other defaults of arguments.
 
     It refuses unknown arguments, also those of a launch file around it: include it there in a
     `GroupAction(..., forwarding=False)`.
     """
-    return _describe(arguments.arguments(mode), _start, mode)
+    return _describe(arguments.arguments(mode), _start, mode, defaults=defaults)
 
 
 def describe_replay() -> LaunchDescription:
@@ -57,9 +57,10 @@ def describe_view() -> LaunchDescription:
     return _describe(viewing.ARGUMENTS, _view)
 
 
-def _describe(wanted, start, *further) -> LaunchDescription:
+def _describe(wanted, start, *further, defaults: dict | None = None) -> LaunchDescription:
     """Return a description that calls `start` with `further` and with what a person gave."""
-    given: dict[str, str] = {}
+    defaults = defaults or {}
+    given: dict[str, str] = dict(defaults)
 
     def note(context: LaunchContext) -> None:
         # Before the defaults are declared: only what a person gave wins over the config.
@@ -68,10 +69,13 @@ def _describe(wanted, start, *further) -> LaunchDescription:
         )
 
     declared = [
-        DeclareLaunchArgument(argument.name, default_value=argument.default,
-                              description=argument.help)
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=defaults.get(argument.name, argument.default),
+            description=argument.help,
+        )
         for argument in wanted
-    ]  # fmt: skip
+    ]
     started = OpaqueFunction(function=start, args=[*further, given])
     return LaunchDescription([OpaqueFunction(function=note), *declared, started])
 

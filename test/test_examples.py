@@ -11,8 +11,6 @@ from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 from residual_smolvla_ros import SimulatedRobot
 from residual_smolvla_ros.arguments import DEMO_CHECKPOINT
 
-pytestmark = pytest.mark.realtime
-
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

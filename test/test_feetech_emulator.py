@@ -25,8 +25,6 @@ from sts3215 import (
 
 from residual_smolvla_ros.robots.units import JOINT_NAMES, rad_to_lerobot
 
-pytestmark = pytest.mark.realtime
-
 STEP_DEG = 360 / 4095  # of the encoder; of the gripper's percent it is 100 / 1251
 STEP_RAD = math.radians(STEP_DEG)
 HOME = {"shoulder_pan": 0, "shoulder_lift": -60, "elbow_flex": 60, "wrist_flex": 60}

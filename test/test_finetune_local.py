@@ -26,8 +26,6 @@ from residual_smolvla_ros.training.cohort import Cohort
 from residual_smolvla_ros.training.settings import CohortMaker, learner_from, schedule_from
 from residual_smolvla_ros.training.trainer import Trainer
 
-pytestmark = pytest.mark.realtime
-
 STEPS, EPISODES, RATE = 12, 3, 30
 TASK = "Lift the red cube"
 SIMULATED = [

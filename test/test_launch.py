@@ -42,6 +42,20 @@ def test_show_args_lists_the_arguments_of_the_pipeline_and_no_others(mode, tmp_p
     assert shown == [(a.name, a.help, a.default) for a in arguments.arguments(mode)]
 
 
+def test_the_learner_of_another_machine_comes_alone_and_is_found_on_the_network(probes, tmp_path):
+    prefix, environment = probes
+    environment |= {"PROBE_NODES": "", "PROBE_DIES": "learner"}
+    helpers.ros2_launch(
+        "remote_learner.launch.py",
+        f"output:={tmp_path / 'run'}",
+        prefix=prefix,
+        environment=environment,
+    )
+    (learner,) = helpers.read_probes(tmp_path / "probes").values()
+    assert learner["node"] == "/learner"
+    assert learner["environment"]["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
+
+
 @pytest.mark.parametrize(
     ("mode", "word", "expected", "found"),
     [

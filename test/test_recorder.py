@@ -14,12 +14,13 @@ import pytest
 import rclpy
 from camera_process import ros
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, JointState
 
 from residual_smolvla_ros import pipeline
 from residual_smolvla_ros.arguments import FINETUNE
 from residual_smolvla_ros.errors import BagError
-from residual_smolvla_ros.nodes.common import RECORD_QOS, image_qos, to_stamp
+from residual_smolvla_ros.nodes.common import image_qos, to_stamp
 from residual_smolvla_ros.nodes.parts.images import to_image_message
 from residual_smolvla_ros.recording.bag_reader import Bag
 from residual_smolvla_ros.recording.bag_thread import BagThread
@@ -138,10 +139,14 @@ class Recorder:
         self._node = rclpy.create_node("robot", context=context, namespace="/arm")
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self._node)
-        # Deep: on a busy machine none of them may give way to the next before it is on its way.
-        self._states = self._node.create_publisher(JointState, "joint_states", RECORD_QOS)
+        # Deep: on a busy machine none may give way to the next before it is on its way.
+        self._states = self._node.create_publisher(
+            JointState, "joint_states", QoSProfile(depth=100)
+        )
         self._images = self._node.create_publisher(Image, "front/image_raw", image_qos(True))
+        heard = (self._states, self._images)
         self.wait_until(lambda: self._node.count_publishers("session"))
+        self.wait_until(lambda: all(one.get_subscription_count() for one in heard))
 
     def publish(self, tick: int) -> np.ndarray:
         """Publish a state and an image that no compression makes small; return its pixels."""

@@ -22,8 +22,6 @@ from residual_smolvla_ros.nodes.parts import other_pipelines
 from residual_smolvla_ros.nodes.parts.other_pipelines import IDENTITY, Identity, OtherPipelines
 from residual_smolvla_ros.security import enclave
 
-pytestmark = pytest.mark.realtime
-
 POLICY = ElementTree.parse(Path(__file__).resolve().parents[1] / "config" / "sros2_policy.xml")
 DOMAIN = 81
 TIMEOUT_S = 15.0
