@@ -173,7 +173,8 @@ def check_ros2(words: list[str]) -> None:
         if file == f"{viewing.VIEW}.launch.py":
             arguments.parse_values(viewing.ARGUMENTS, cli._parse(given))
         elif given not in (["--show-args"], ["..."]):
-            check_residual_smolvla([file.removesuffix(".launch.py"), *given])
+            command = file.removesuffix(".launch.py").replace("remote_learner", "finetune")
+            check_residual_smolvla([command, *given])
     elif kind == "run":
         package, node, *given = rest
         if package in OTHER_PACKAGES:
