@@ -47,6 +47,7 @@ def test_the_record_loop_learns_in_simulation(example, tmp_path, monkeypatch, ca
     assert (tmp_path / "outputs" / "record_loop" / "000005" / "residual.safetensors").is_file()
 
 
+@pytest.mark.realtime
 def test_the_record_loop_runs_on_an_so101_and_takes_its_success(
     example, so101, monkeypatch, capsys
 ):

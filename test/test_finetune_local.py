@@ -182,6 +182,7 @@ def so101(tmp_path):
         yield servos, words
 
 
+@pytest.mark.realtime
 def test_an_so101_is_driven_behind_the_safety_filter_and_labelled_until_it_is_lost(
     so101, tmp_path, monkeypatch
 ):
