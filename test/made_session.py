@@ -1,5 +1,6 @@
 """The messages of a session that nobody played: small, and each number known."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -137,6 +138,16 @@ def described(*episodes: list[Message], **policy) -> list[Message]:
     return [text, *(message for one in episodes for message in one)]
 
 
+def described_with(executable: str, parameters: dict, **changes) -> Message:
+    """Return the description of a session with one node more."""
+    made = session()
+    node = {"name": executable, "executable": executable, "parameters": parameters,
+            "parameter_files": [], "remappings": []}  # fmt: skip
+    others = [n for n in made.nodes if n["executable"] != executable]
+    text = dataclasses.replace(made, nodes=[*others, node], **changes).to_json()
+    return Message(SESSION, STRING, serialise(STRING, data=text), 1)
+
+
 def by_topic(messages: list[Message], last_first: bool = False) -> list[Message]:
     """Return the messages topic after topic: none could overtake another further."""
     return sorted(messages, key=lambda message: message.topic, reverse=last_first)
@@ -155,3 +166,8 @@ def without(messages: list[Message], topic: str, index: int) -> list[Message]:
     """Return the messages without one of a topic."""
     lost = [message for message in messages if message.topic == topic][index]
     return [message for message in messages if message is not lost]
+
+
+def rows(report) -> dict[str, list[str]]:
+    """Return the words of a report's lines by their first; of several with the same, the last."""
+    return {words[0]: words[1:] for words in map(str.split, str(report).splitlines()) if words}

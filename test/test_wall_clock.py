@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import rclpy
 from rclpy.clock import ClockType
+from rclpy.parameter import Parameter
+from rclpy.time import Time
 
 from residual_smolvla_ros import nodes, pipeline
 from residual_smolvla_ros.nodes.common import PipelineNode
@@ -35,6 +37,13 @@ def test_stamps_go_on_evenly_when_the_wall_clock_jumps(node, monkeypatch, jump):
     assert abs(before - wall()) < 1e9
     monkeypatch.setattr(time, "time_ns", lambda: wall() + jump)
     assert 0 < node.now_ns() - before < 10e9
+
+
+def test_with_simulated_time_stamps_are_of_it(node):
+    """A Gazebo's images would be decades old by the wall clock, and no plan be made of them."""
+    node.set_parameters([Parameter("use_sim_time", value=True)])
+    node.get_clock().set_ros_time_override(Time(seconds=7))
+    assert node.now_ns() == 7_000_000_000
 
 
 def test_timers_are_of_a_steady_clock(node):

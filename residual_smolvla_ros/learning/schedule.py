@@ -20,6 +20,7 @@ TRAINING_SEED = 10_000_000
 BASE, RESIDUAL, VALIDATION, WARMUP, TRAIN = "base", "residual", "validation", "warmup", "train"
 CLIP_BASE, CLIP_RESIDUAL = "clip_base", "clip_residual"
 TRAINING_PHASES = (WARMUP, TRAIN)
+RECENT = 20  # episodes whose success tells how it goes
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,12 @@ class Outcome:
     terms: dict[str, float] = field(default_factory=dict)
     arm: str = ""
     last_stamp: int = 0
+
+    def plan(self, max_steps: int) -> EpisodePlan:
+        """Return a plan of the same episode, without what only the one that was played had."""
+        names = [field_.name for field_ in dataclasses.fields(EpisodePlan)]
+        known = {name: value for name, value in vars(self).items() if name in names}
+        return EpisodePlan(**known, max_steps=max_steps)
 
 
 @dataclass
@@ -305,3 +312,15 @@ class Schedule:
             max_steps=self.max_steps,
             **settings,
         )
+
+
+def describe_progress(schedule: Schedule) -> str:
+    """Return a line that says how far a schedule has been played, "" before its first episode."""
+    recent = schedule.outcomes[-RECENT:]
+    if not recent:
+        return ""
+    last, successes = recent[-1], sum(outcome.success for outcome in recent)
+    return (
+        f"{last.phase}: episode {last.episode}, {schedule.env_steps} of {schedule.total_steps} "
+        f"training steps, success of the last {len(recent)}: {successes / len(recent):.2f}"
+    )

@@ -1,6 +1,5 @@
 """The life of a session's episodes: prepared, running, ended, labelled, kept."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -316,13 +315,11 @@ def read_progress(text: str) -> dict[str, int]:
 
 def _end_again(outcome: Outcome, max_steps: int) -> dict:
     """Return the event of an episode that has ended and been labelled."""
-    names = [f.name for f in dataclasses.fields(EpisodePlan)]
-    known = {name: value for name, value in vars(outcome).items() if name in names}
     done = outcome.label == SUCCESS
     return {
         "event": "end",
         "episode": outcome.episode,
-        "plan": EpisodePlan(**known, max_steps=max_steps).to_json(),
+        "plan": outcome.plan(max_steps).to_json(),
         "reason": "terminated" if done else outcome.reason,
         "success": done,
         "label": outcome.label,

@@ -137,7 +137,13 @@ class PipelineNode(ParameterNode):
         return super().create_timer(period_s, callback, **{"clock": clock} | settings)
 
     def now_ns(self) -> int:
-        """Return ROS time in ns: the wall clock's when the node began, and evenly on from there."""
+        """Return ROS time in ns: simulated time with `use_sim_time`.
+
+        Else the wall clock's when the node began, and evenly on from there.
+        """
+        clock = self.get_clock()
+        if clock.ros_time_is_active:
+            return clock.now().nanoseconds
         return self._began_ns + time.monotonic_ns()
 
     def create_subscription(self, kind, topic: str, callback, *args, **kwargs):

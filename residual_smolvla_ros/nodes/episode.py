@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 
 from residual_smolvla_ros.arguments import UNLABELLED
 from residual_smolvla_ros.learning.labelling import WAIT, Labelling
-from residual_smolvla_ros.learning.schedule import Outcome
+from residual_smolvla_ros.learning.schedule import Outcome, describe_progress
 from residual_smolvla_ros.learning.session import Listeners, Session
 from residual_smolvla_ros.nodes.common import (
     LATCHED_QOS,
@@ -168,6 +168,7 @@ class EpisodeNode(PipelineNode):
         """Prepare the next episode as soon as all that it needs is there."""
         self._others.look()
         if not self._missing():
+            self._hears_again = False
             self._others.settle()
             try:
                 if self._session.prepare():
@@ -186,11 +187,10 @@ class EpisodeNode(PipelineNode):
         if not self._hears_policy:
             # Else a takeover in the first moments goes unnoticed: discovery takes up to seconds.
             return "the node policy (intervention/active)"
-        if self._fleet and not self._others.awaited:
-            return self._session.schedule.awaited
         if self._hears_again and time.monotonic() - self._rewarded_at < QUIET_S:
             return "the end of the rewards of before"
-        self._hears_again = False
+        if self._fleet and not self._others.awaited:
+            return self._session.schedule.awaited
         return self._others.awaited
 
     def _on_scene_set(self) -> None:
@@ -286,15 +286,10 @@ class EpisodeNode(PipelineNode):
 
     def _watch(self) -> None:
         # Where nobody draws a progress bar (ros2 launch), this line is what a person sees.
-        schedule = self._session.schedule
-        recent = schedule.outcomes[-20:]
-        if recent:
+        progress = describe_progress(self._session.schedule)
+        if progress:
             self.get_logger().info(
-                f"{recent[-1].phase}: episode {recent[-1].episode}, {schedule.env_steps} of "
-                f"{schedule.total_steps} training steps, success of the last {len(recent)}: "
-                f"{sum(o.success for o in recent) / len(recent):.2f}, "
-                f"update {self._session.version}",
-                throttle_duration_sec=10.0,
+                f"{progress}, update {self._session.version}", throttle_duration_sec=10.0
             )
         stalled = time.monotonic() - self._session.progress_at
         if stalled > STALL_S:

@@ -13,7 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from residual_smolvla_ros.errors import ConfigError
 from residual_smolvla_ros.learning.fleet import Fleet, outcome_from_json
-from residual_smolvla_ros.learning.schedule import EpisodePlan, Outcome
+from residual_smolvla_ros.learning.schedule import Outcome, describe_progress
 from residual_smolvla_ros.learning.session import PROGRESS, read_progress
 from residual_smolvla_ros.nodes.common import LATCHED_QOS, PipelineNode, to_message
 from residual_smolvla_ros.nodes.common import main as run
@@ -112,9 +112,7 @@ class FleetNode(PipelineNode):
 
     def _tell(self, event: str, outcome: Outcome, success: bool = False) -> None:
         """Tell the learner."""
-        names = [field.name for field in dataclasses.fields(EpisodePlan)]
-        known = {name: value for name, value in vars(outcome).items() if name in names}
-        plan = EpisodePlan(**known, max_steps=max(1, outcome.steps))
+        plan = outcome.plan(self._fleet.schedule.max_steps)
         blob = pack(EPISODE_EVENT, event=event, episode=plan.episode, plan=plan.to_json(),
                     reason=outcome.reason, success=success, label=outcome.label, last_stamp=0,
                     steps=outcome.steps)  # fmt: skip
@@ -137,14 +135,10 @@ class FleetNode(PipelineNode):
             is_there = all(self.count_publishers(f"{name}/{topic}") for topic in NEEDED)
             if not is_there and self._fleet.leave(name):
                 self.get_logger().warning(f"{name} has left: the others play what it was to")
-        schedule = self._fleet.schedule
-        recent = schedule.outcomes[-20:]
-        if recent:
+        progress = describe_progress(self._fleet.schedule)
+        if progress:
             self.get_logger().info(
-                f"{recent[-1].phase}: episode {recent[-1].episode}, {schedule.env_steps} of "
-                f"{schedule.total_steps} training steps, success of the last {len(recent)}: "
-                f"{sum(o.success for o in recent) / len(recent):.2f}, update {self._version}",
-                throttle_duration_sec=10.0,
+                f"{progress}, update {self._version}", throttle_duration_sec=10.0
             )
         stalled = time.monotonic() - self._progress_at
         if stalled > STALL_S:

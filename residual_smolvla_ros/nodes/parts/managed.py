@@ -61,7 +61,7 @@ class ManagedNode(LifecycleNodeMixin, PipelineNode):
         self.configured = done is SUCCESS
         if self.configured:
             self._error = None
-        if not self.configured:
+        else:
             self._let_go()
         return done
 
