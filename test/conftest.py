@@ -20,6 +20,8 @@ from residual_smolvla_ros.learning.rollout import Episode
 from residual_smolvla_ros.policy.features import ResidualConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+# Helpers with fixtures: their assertions explain themselves as those of tests do.
+pytest.register_assert_rewrite("console_pages", "played_policy")
 # One order of summation: what must be equal to the bit is.
 torch.set_num_threads(1)
 

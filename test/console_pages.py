@@ -3,7 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
-from browser import Console, wait_until
+import pytest
+from browser import Console, Session, chromium, wait_until
 
 TOKEN = "a-token-of-the-tests"
 # Consoles by what becomes of them.
@@ -48,3 +49,25 @@ def text_becomes(page, selector: str, text: str) -> None:
 def called(session, *services) -> None:
     wait_until(lambda: len(session.calls) >= len(services), f"calls of {services}")
     assert session.calls == list(services)
+
+
+@pytest.fixture(scope="module")
+def running():
+    session = Session()
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def session(running):
+    """The session, with no call of a test before."""
+    running.calls.clear()
+    running.refusals.clear()
+    running.targets.clear()
+    return running
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started

@@ -1,6 +1,7 @@
 """A residual policy whose episodes are played without ROS, and what its base does alone."""
 
 import numpy as np
+import pytest
 import torch
 
 from residual_smolvla_ros.policy.actor_critic import ResidualActorCritic
@@ -12,29 +13,36 @@ TARGET = np.array([0.2, 0.05, 0.01])
 EXTRA = {"privileged": np.linspace(-1, 1, 4), "target": TARGET}
 
 
-def make_images(base) -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module")
+def images(base) -> dict[str, np.ndarray]:
     """Return an image of noise for each of the base's cameras."""
     rng = np.random.default_rng(0)
     return {name: rng.integers(0, 256, (96, 96, 3), dtype=np.uint8) for name in base.cameras}
 
 
-def make_everything() -> ResidualConfig:
+@pytest.fixture(scope="module")
+def everything() -> ResidualConfig:
     """Return all features in the documented order, in the action space of the gripper."""
     return ResidualConfig.from_names(
         ResidualConfig.FEATURE_NAMES, joints=6, privileged_size=4, hidden_sizes=(8,), hold_steps=3
     )
 
 
-def make_residual_policy(base, kinematics, config: ResidualConfig, head: float) -> ResidualPolicy:
-    """Return a policy; `head` scales the actor's last weights."""
-    network = ResidualActorCritic(config, seed=1)
-    weight = network.actor[-1].weight
-    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        weight.copy_(head * noise)
-    policy = ResidualPolicy(base, "Lift the red cube", kinematics)
-    policy.load_weights(config, network.state_dict(), version=5)
-    return policy
+@pytest.fixture
+def make_policy(base, kinematics):
+    """Return a function that makes a policy; `head` scales the actor's last weights."""
+
+    def make(config: ResidualConfig, head: float = 0.3) -> ResidualPolicy:
+        network = ResidualActorCritic(config, seed=1)
+        weight = network.actor[-1].weight
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2))
+        with torch.no_grad():
+            weight.copy_(head * noise)
+        policy = ResidualPolicy(base, "Lift the red cube", kinematics)
+        policy.load_weights(config, network.state_dict(), version=5)
+        return policy
+
+    return make
 
 
 def play(policy, images, steps: int, seed: int = 1, **settings) -> list[PolicyStep]:

@@ -3,13 +3,14 @@
 import signal
 
 import pytest
-from browser import Proxy, Session, chromium, wait_until
+from browser import Proxy, wait_until
 from console_pages import TOKEN, called, opened, start, text_becomes
 from robot_graph import isolated
 from sensor_msgs.msg import JointState
 
 from residual_smolvla_ros.robots.units import JOINT_NAMES
 
+pytest_plugins = ["console_pages"]  # for its fixtures
 DOMAIN = 55
 PAN = "[data-jog=shoulder_pan][data-direction='1']"
 BUTTONS = {
@@ -44,28 +45,6 @@ def nodes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def console(nodes):
     return nodes["open"]
-
-
-@pytest.fixture(scope="module")
-def running():
-    session = Session()
-    yield session
-    session.close()
-
-
-@pytest.fixture
-def session(running):
-    """The session, with no call of a test before."""
-    running.calls.clear()
-    running.refusals.clear()
-    running.targets.clear()
-    return running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +194,7 @@ def take_over(page, session) -> None:
     called(session, "intervention/start")
 
 
+@pytest.mark.realtime
 def test_a_takeover_starts_where_the_joints_are_and_moves_what_is_pressed(page, session):
     before = list(session.positions)
     take_over(page, session)
@@ -232,6 +212,7 @@ def test_a_takeover_starts_where_the_joints_are_and_moves_what_is_pressed(page, 
     wait_until(lambda: not session.node.count_publishers("intervention/command"), "no targets")
 
 
+@pytest.mark.realtime
 def test_a_joint_stops_when_the_page_that_moves_it_is_closed(browser, console, session):
     with opened(browser, console.url) as page:
         take_over(page, session)

@@ -8,12 +8,13 @@ import socket
 import threading
 
 import pytest
-from browser import Session, chromium, wait_until
+from browser import wait_until
 from console_pages import TOKEN, called, opened, start, text_becomes
 from robot_graph import isolated
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+pytest_plugins = ["console_pages"]  # for its fixtures
 DOMAIN = 117
 
 
@@ -34,28 +35,6 @@ def nodes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def console(nodes):
     return nodes["terminated"]
-
-
-@pytest.fixture(scope="module")
-def running():
-    session = Session()
-    yield session
-    session.close()
-
-
-@pytest.fixture
-def session(running):
-    """The session, with no call of a test before."""
-    running.calls.clear()
-    running.refusals.clear()
-    running.targets.clear()
-    return running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 def test_two_pages_work_side_by_side_and_leave_nothing_when_they_go(browser, nodes, session):

@@ -9,9 +9,6 @@ from played_policy import (
     STATE,
     TARGET,
     base_commands,
-    make_everything,
-    make_images,
-    make_residual_policy,
     play,
 )
 
@@ -26,25 +23,7 @@ from residual_smolvla_ros.policy.features import (
 )
 from residual_smolvla_ros.policy.residual_policy import ResidualPolicy
 
-
-@pytest.fixture(scope="module")
-def images(base) -> dict[str, np.ndarray]:
-    return make_images(base)
-
-
-@pytest.fixture(scope="module")
-def everything() -> ResidualConfig:
-    return make_everything()
-
-
-@pytest.fixture
-def make_policy(base, kinematics):
-    """Return a function that makes a policy; `head` scales the actor's last weights."""
-
-    def make(config: ResidualConfig, head: float = 0.3) -> ResidualPolicy:
-        return make_residual_policy(base, kinematics, config, head)
-
-    return make
+pytest_plugins = ["played_policy"]  # for its fixtures
 
 
 # -- features -------------------------------------------------------------------------------
