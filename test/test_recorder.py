@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image, JointState
 from residual_smolvla_ros import pipeline
 from residual_smolvla_ros.arguments import FINETUNE
 from residual_smolvla_ros.errors import BagError
-from residual_smolvla_ros.nodes.common import image_qos, to_stamp
+from residual_smolvla_ros.nodes.common import to_stamp
 from residual_smolvla_ros.nodes.parts.images import to_image_message
 from residual_smolvla_ros.recording.bag_reader import Bag
 from residual_smolvla_ros.recording.bag_thread import BagThread
@@ -30,6 +30,7 @@ from residual_smolvla_ros.robots.frames import decode
 pytestmark = pytest.mark.realtime
 
 DOMAIN = 33
+BURST = 100  # messages that are sent at once
 STRING = "std_msgs/msg/String"
 
 
@@ -140,10 +141,9 @@ class Recorder:
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self._node)
         # Deep: on a busy machine none may give way to the next before it is on its way.
-        self._states = self._node.create_publisher(
-            JointState, "joint_states", QoSProfile(depth=100)
-        )
-        self._images = self._node.create_publisher(Image, "front/image_raw", image_qos(True))
+        qos = QoSProfile(depth=BURST)
+        self._states = self._node.create_publisher(JointState, "joint_states", qos)
+        self._images = self._node.create_publisher(Image, "front/image_raw", qos)
         heard = (self._states, self._images)
         self.wait_until(lambda: self._node.count_publishers("session"))
         self.wait_until(lambda: all(one.get_subscription_count() for one in heard))
@@ -204,7 +204,7 @@ def start(tmp_path, context):
 def test_what_was_sent_before_the_end_is_in_the_bag(start):
     """The end of a session finds images that wait to be compressed, and states in DDS."""
     recorder = start()
-    sent = [recorder.publish(tick) for tick in range(100)]
+    sent = [recorder.publish(tick) for tick in range(BURST)]
     assert recorder.stop() == 0
     assert "missing" in recorder.log
     with Bag(recorder.bag) as bag:
@@ -213,9 +213,9 @@ def test_what_was_sent_before_the_end_is_in_the_bag(start):
         assert read_session(bag).mode == FINETUNE
         assert next(bag.messages()).topic == "session"
         states = [bag.decode(m) for m in bag.messages(["joint_states"])]
-        assert [s.position[0] for s in states] == list(range(100))
+        assert [s.position[0] for s in states] == list(range(BURST))
         images = [bag.decode(m) for m in bag.messages([image_topic("front")])]
-    assert [i.header.stamp.nanosec for i in images] == list(range(1, 101))
+    assert [i.header.stamp.nanosec for i in images] == list(range(1, BURST + 1))
     assert all((decode(i.data) == s).all() for i, s in zip(images, sent, strict=True))
     assert images[0].header.frame_id == "front_optical_frame"
 
